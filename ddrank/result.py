@@ -1,0 +1,124 @@
+"""result.json: all that one evaluation found, enough to recompute every score at another w or g."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddrank import atomic, score
+from ddrank.errors import InputError
+
+SCHEMA = "ddrank/result/1"
+_NAMES = ("method", "dataset", "model", "aug", "criterion", "labels", "protocol")
+_OBJECTS = ("distilled", "environment", "seconds", "config")
+_REQUIRED = (*_NAMES, "ipc", "seeds", "arms", "w", "g", "distilled")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm's students: a test accuracy (fraction) and a learning rate for each seed."""
+
+    accuracy: list[float]
+    lr: list[float | None]
+    source: str = "measured"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one method on one dataset at one IPC."""
+
+    method: str
+    dataset: str
+    ipc: int
+    model: str
+    aug: str
+    criterion: str
+    labels: str
+    protocol: str
+    seeds: list[int]
+    arms: dict[str, Arm]
+    w: float
+    g: float
+    distilled: dict[str, str]
+    environment: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, score.Statistic]:
+        """HLR, IOR, DDRS and ARS over the seeds, at this result's w and g."""
+        return score.scores({name: arm.accuracy for name, arm in self.arms.items()}, self.w, self.g)
+
+    def to_dict(self) -> dict[str, Any]:
+        content = {"schema": SCHEMA, **asdict(self)}
+        content["scores"] = {name: asdict(statistic) for name, statistic in self.scores.items()}
+        return content
+
+    def save(self, path: Path | str) -> Path:
+        """Write the result as JSON, whole or not at all."""
+        return atomic.write_bytes(path, (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Result:
+        """Read a result file; scores are recomputed from its arms, never taken over.
+
+        Raises InputError when the file cannot be read, is of another schema or contradicts itself.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): give a result.json or a run folder") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is not JSON ({error}): run the evaluation again to write it anew") from error
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+            raise InputError(
+                f"{path} has the schema {found!r}, expected {SCHEMA!r}: give a result.json of this version"
+            )
+        try:
+            if missing := [name for name in _REQUIRED if name not in content]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+            known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+            known["arms"] = {name: Arm(**arm) for name, arm in content["arms"].items()}
+            result = cls(**known)
+            result._check()
+        except KeyError as error:
+            raise InputError(f"{path} is not a whole result (it lacks {error}): run the evaluation again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} is not a whole result ({error}): run the evaluation again") from error
+        return result
+
+    def _check(self) -> None:
+        for name in _NAMES:
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value or not value.isprintable():
+                raise ValueError(f"{name} is {value!r}, expected a printable name")
+        for name in _OBJECTS:
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected an object")
+        if not isinstance(self.distilled["sha256"], str):
+            raise ValueError(f"distilled.sha256 is {self.distilled['sha256']!r}, expected a string")
+        if type(self.ipc) is not int or self.ipc < 1:
+            raise ValueError(f"ipc is {self.ipc!r}, expected a whole number of images per class")
+        if not isinstance(self.seeds, list) or not all(type(seed) is int for seed in self.seeds):
+            raise ValueError(f"seeds are {self.seeds!r}, expected a list of whole numbers")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError(f"seeds {self.seeds} are not one or more different numbers")
+        if not self.arms:
+            raise ValueError("it lacks every arm")
+        for name, arm in self.arms.items():
+            if name not in score.ARMS:
+                raise ValueError(f"unknown arm {name!r}")
+            if not isinstance(arm.accuracy, list) or not isinstance(arm.lr, list):
+                raise ValueError(f"arm {name} does not hold lists of accuracies and learning rates")
+            if len(arm.accuracy) != len(self.seeds) or len(arm.lr) != len(self.seeds):
+                raise ValueError(
+                    f"arm {name} has {len(arm.accuracy)} accuracies and {len(arm.lr)} learning rates "
+                    f"for {len(self.seeds)} seeds"
+                )
+            if not all(0 <= value <= 1 for value in arm.accuracy):
+                raise ValueError(f"arm {name} has accuracies outside [0, 1]: they are fractions, not percent")
+        _ = self.scores
