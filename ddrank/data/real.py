@@ -1,0 +1,130 @@
+"""A real dataset: training and test images with labels, and the held-out validation split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+
+from ddrank.data.samples import Samples
+from ddrank.errors import InputError
+
+
+@dataclass(frozen=True)
+class RealDataset:
+    """Raw training and test samples (uint8 pixels, or float32 pixels in [0, 1]) of one dataset, with its constants."""
+
+    name: str
+    train: Samples
+    test: Samples
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    validation_fraction: float
+    validation_most: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.train.images.shape[1]
+
+    @property
+    def size(self) -> int:
+        return self.train.images.shape[-1]
+
+    @cached_property
+    def split(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Indices (kept, held out) into `train`: a fixed stratified split of `validation_fraction`, at most
+        `validation_most` images, at least one a class."""
+        counts = torch.bincount(self.train.labels, minlength=self.num_classes)
+        share = min(self.validation_fraction, self.validation_most / len(self.train))
+        held_out = []
+        for label, count in enumerate(counts.tolist()):
+            members = torch.nonzero(self.train.labels == label).flatten()
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
+            held_out.append(members[order[: max(1, int(count * share))]])
+        held_out = torch.cat(held_out).sort().values
+        kept = torch.ones(len(self.train), dtype=torch.bool)
+        kept[held_out] = False
+        return torch.nonzero(kept).flatten(), held_out
+
+    @cached_property
+    def kept(self) -> Samples:
+        """The training samples without the validation split."""
+        return self.train[self.split[0]]
+
+    @cached_property
+    def validation(self) -> Samples:
+        """The validation split."""
+        return self.train[self.split[1]]
+
+    def draw(self, ipc: int, generator: torch.Generator, samples: Samples | None = None) -> Samples:
+        """`ipc` random images of each class, class-major, without replacement, from `samples` (default: `kept`).
+
+        Raises InputError when a class holds fewer.
+        """
+        samples = self.kept if samples is None else samples
+        chosen = []
+        for label, name in enumerate(self.class_names):
+            members = torch.nonzero(samples.labels == label).flatten()
+            check_ipc(ipc, len(members), self.name, name)
+            chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
+        return samples[torch.cat(chosen)]
+
+
+def check_ipc(ipc: int, available: int, dataset: str, class_name: str) -> None:
+    """Raise InputError when a class cannot give `ipc` images."""
+    if ipc > available:
+        raise InputError(
+            f"ipc={ipc} asks for more images than class {class_name!r} of {dataset} has for training ({available}): "
+            f"choose ipc={available} or less"
+        )
+
+
+def load_real(config: DictConfig, root: Path | str) -> RealDataset:
+    """The dataset that the `dataset` config names, its files (if it has any) under `root`.
+
+    A loader is a function `load(root, **arguments) -> (train: Samples, test: Samples, class_names)`.
+    Raises InputError when files are missing or contradict the config.
+    """
+    arguments = OmegaConf.to_container(config.loader, resolve=True)
+    loader = get_method(arguments.pop("_target_"))
+    try:
+        train, test, class_names = loader(Path(root), **arguments)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise InputError(f"dataset.loader does not fit its function ({error})") from error
+    shape = (config.channels, config.size, config.size)
+    if tuple(train.images.shape[1:]) != shape or len(class_names) != config.num_classes:
+        raise InputError(
+            f"dataset {config.name} has {len(class_names)} classes of {tuple(train.images.shape[1:])} images, but the "
+            f"configuration says {config.num_classes} classes of {shape}: correct dataset.num_classes, channels or size"
+        )
+    return RealDataset(
+        name=config.name,
+        train=train,
+        test=test,
+        class_names=tuple(class_names),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        validation_fraction=config.validation.fraction,
+        validation_most=config.validation.most,
+    )
+
+
+def stratified_test_split(labels: torch.Tensor, test_size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fixed stratified (train, test) indices for sources that come without a split; `test_size` images for test."""
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(
+        range(len(labels)), test_size=test_size, stratify=labels.numpy(), random_state=seed, shuffle=True
+    )
+    return torch.tensor(sorted(train)), torch.tensor(sorted(test))

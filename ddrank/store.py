@@ -1,0 +1,126 @@
+"""The store: finished measurements, and networks that several of them need, kept by content.
+
+Everything lies under a key that is a hash of what can change it. An entry is written whole or not at all, carries a
+checksum, and two jobs that want the same key wait for one computation. Nothing in the store is precious: a corrupt
+entry is reported and computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch import Tensor
+
+from ddrank import atomic
+from ddrank.errors import InputError
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """sha256 of a key: a JSON-like mapping, its order of no account."""
+    return hashlib.sha256(_canonical(key)).hexdigest()
+
+
+class Store:
+    """Entries under `root`: `measurements/` (JSON) and `tensors/` (safetensors), in folders by the key's first digits."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        try:
+            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the store {self.root} cannot be used ({error.strerror}): choose a writable folder as paths.store"
+            ) from error
+
+    def lookup(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The value stored under `key`, or None; a corrupt entry is reported and counts as none."""
+        path = self._path("measurements", key, ".json")
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            if entry["sha256"] == hashlib.sha256(_canonical(entry["value"])).hexdigest():
+                return entry["value"]
+            problem = "its checksum does not fit"
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = str(error)
+        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", stacklevel=2)
+        return None
+
+    def value(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The value stored under `key`; computed, checked in and returned where there is none yet."""
+        if (found := self.lookup(key)) is not None:
+            return found
+        with self._lock(key):
+            if (found := self.lookup(key)) is not None:
+                return found
+            value = compute()
+            entry = {"key": key, "value": value, "sha256": hashlib.sha256(_canonical(value)).hexdigest()}
+            content = json.dumps(entry, indent=1, allow_nan=False)
+            atomic.write_bytes(self._path("measurements", key, ".json"), content.encode())
+            return json.loads(content)["value"]
+
+    def find_tensors(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors stored under `key`, or None; a corrupt entry is reported and counts as none."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self._path("tensors", key, ".safetensors")
+        try:
+            content = path.read_bytes()
+            expected = path.with_suffix(".sha256").read_text(encoding="ascii").strip()
+            if hashlib.sha256(content).hexdigest() == expected:
+                return load(content)
+            problem = "its checksum does not fit"
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, SafetensorError) as error:
+            problem = str(error)
+        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", stacklevel=2)
+        return None
+
+    def keep_tensors(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Store `tensors` under `key`."""
+        from safetensors.torch import save
+
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        path = self._path("tensors", key, ".safetensors")
+        atomic.write_bytes(path, content)
+        atomic.write_bytes(path.with_suffix(".json"), json.dumps(key, indent=1).encode())
+        atomic.write_bytes(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+
+    def drop_tensors(self, key: Mapping[str, Any]) -> None:
+        """Forget the tensors under `key`, if there are any."""
+        path = self._path("tensors", key, ".safetensors")
+        for suffix in (".sha256", ".json", ".safetensors"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def tensors(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors stored under `key`; computed, checked in and returned where there are none yet."""
+        if (found := self.find_tensors(key)) is not None:
+            return found
+        with self._lock(key):
+            if (found := self.find_tensors(key)) is not None:
+                return found
+            self.keep_tensors(key, compute())
+            found = self.find_tensors(key)
+            if found is None:
+                raise InputError(f"the store {self.root} does not keep what is written to it: check the disk")
+            return found
+
+    def _path(self, kind: str, key: Mapping[str, Any], suffix: str) -> Path:
+        name = digest(key)
+        return self.root / kind / name[:2] / (name + suffix)
+
+    def _lock(self, key: Mapping[str, Any]) -> FileLock:
+        return FileLock(self.root / "locks" / f"{digest(key)}.lock")
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
