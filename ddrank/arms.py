@@ -1,0 +1,123 @@
+"""The six arms of an evaluation: on what, with which labels and by which recipe each one's students are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from ddrank.build import unnamed
+from ddrank.data import DistilledDataset, RealDataset, Samples, Space
+from ddrank.student import Training, derived_seed
+from ddrank.teacher import Teachers
+
+NO_AUG: dict[str, Any] = {}
+CROSS_ENTROPY = {"_target_": "ddrank.criteria.CrossEntropy"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: everything that fixes its students but their learning rate and seed.
+
+    Attributes:
+        name: one of `ddrank.score.ARMS`.
+        source: what the images are, in words; two arms that agree in everything else share their measurements.
+        samples: gives the training samples for a seed, in `space`.
+        count: how many samples that is.
+        teachers: label every augmented view where the method's labels are `multi`.
+        lr: a learning rate that is given and not searched for.
+    """
+
+    name: str
+    source: str
+    samples: Callable[[int], Samples]
+    count: int
+    space: Space
+    training: Training
+    criterion: Mapping[str, Any]
+    aug: Mapping[str, Any]
+    teachers: Teachers | None = None
+    lr: float | None = None
+
+
+def arms(
+    config: DictConfig,
+    real: RealDataset,
+    distilled: DistilledDataset,
+    spaces: Callable[[str], Space],
+    teachers: Teachers | None,
+) -> list[Arm]:
+    """All six arms of one evaluation, in the order in which they are reported."""
+    labels, method = config.method.labels, config.method
+    pool = real.kept if config.protocol.select_on == "validation" else real.train
+    space, plain_space = spaces(distilled.space), spaces("normalized")
+    training, aug, criterion = Training.of(config.train), unnamed(config.aug), unnamed(config.criterion)
+    real_training = Training.of(config.dataset.real)
+    real_training = replace(
+        real_training,
+        epochs=config.protocol.real.epochs or real_training.epochs,
+        batch_size=config.protocol.real.batch_size or real_training.batch_size,
+    )
+
+    hard = Samples(distilled.images, distilled.labels)
+    if labels == "single":
+        soft = teachers.label(distilled.images) if method.relabel else distilled.soft_labels
+        own = replace(hard, soft=soft)
+    else:
+        own = hard
+
+    # A draw and its labels serve all learning rates of a seed, with and without augmentation.
+    @lru_cache(maxsize=8)
+    def drawn(seed: int) -> Samples:
+        generator = torch.Generator().manual_seed(derived_seed(seed, "random images"))
+        images = space.samples(real.draw(config.ipc, generator, pool))
+        return replace(images, soft=teachers.label(images.floats())) if labels == "single" else images
+
+    @lru_cache(maxsize=1)
+    def everything() -> Samples:
+        return plain_space.samples(pool)
+
+    synthetic = Arm(
+        name="syn_any",
+        source=f"distilled, {labels} labels",
+        samples=lambda seed: own,
+        count=len(own),
+        space=space,
+        training=training,
+        criterion=criterion,
+        aug=aug,
+        teachers=teachers if labels == "multi" else None,
+        lr=method.lr if distilled.lr is None else distilled.lr,
+    )
+    random = replace(synthetic, name="rdm_any", source=f"random, {labels} labels", samples=drawn, lr=None)
+    return [
+        Arm(
+            name="real_hard",
+            source="real, hard labels",
+            samples=lambda seed: everything(),
+            count=len(pool),
+            space=plain_space,
+            training=real_training,
+            criterion=CROSS_ENTROPY,
+            aug=unnamed(config.dataset.real.aug),
+            lr=None if config.protocol.real.search else config.dataset.real.lr,
+        ),
+        replace(
+            synthetic,
+            name="syn_hard",
+            source="distilled, hard labels",
+            samples=lambda seed: hard,
+            criterion=CROSS_ENTROPY,
+            aug=aug if method.aug_for_hard else NO_AUG,
+            teachers=None,
+            lr=synthetic.lr if labels == "hard" else None,
+        ),
+        synthetic,
+        random,
+        replace(synthetic, name="syn_any_noaug", aug=NO_AUG),
+        replace(random, name="rdm_any_noaug", aug=NO_AUG),
+    ]

@@ -1,0 +1,66 @@
+"""From a config's `_target_` to an object, with unknown keys refused in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from ddrank.errors import InputError
+
+
+def plain(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """A config as plain dicts and lists, its interpolations resolved."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else dict(config)
+
+
+def unnamed(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """A component's config without its display name, which changes nothing."""
+    return {key: value for key, value in plain(config).items() if key != "name"}
+
+
+def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> Any:
+    """Call the class or function that `_target_` names with the other keys and with `given`.
+
+    `name` is for display and is passed on only where the target takes it; so is each of `given`. Raises InputError,
+    naming `where`, for an unknown target, an unknown key or a missing one.
+    """
+    arguments = plain(config)
+    path = arguments.pop("_target_", None)
+    if path is None:
+        raise InputError(f"{where} has no _target_: choose one of its group's options on the command line")
+    try:
+        target = get_object(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{where}._target_ is {path!r}, which cannot be imported ({error})") from error
+    if not callable(target):
+        raise InputError(f"{where}._target_ is {path!r}, which is neither a class nor a function")
+    parameters = inspect.signature(target).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if "name" not in parameters:
+        arguments.pop("name", None)
+    arguments |= {key: value for key, value in given.items() if key in parameters or open_ended}
+    if not open_ended and (unknown := sorted(set(arguments) - set(parameters))):
+        settings = [name for name in parameters if name not in given and name != "self"]
+        near = difflib.get_close_matches(unknown[0], settings, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(settings) or 'no settings'}"
+        raise InputError(f"{where} has no setting {unknown[0]!r}: {hint}")
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and name not in arguments
+    ]
+    if needed:
+        raise InputError(f"{where} needs a value for {needed[0]}: give it as {where}.{needed[0]}=...")
+    return target(**arguments)
+
+
+def parts(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> list[Any]:
+    """What a group of several objects names, in order: every entry of `config` but its `name`."""
+    return [build(entry, f"{where}.{key}", **given) for key, entry in unnamed(config).items()]

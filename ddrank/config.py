@@ -1,0 +1,287 @@
+"""What a configuration may hold: the typed schema that every composed config is checked against.
+
+Hydra merges the YAML files of `conf/` and the command line into `Evaluation` (python -m ddrank.run) or `Distillation`
+(python -m ddrank.distill). An unknown key or a value of the wrong type is refused while composing. Groups whose
+content depends on a class (`model`, `aug`, `criterion`, `logger`, `method.distiller`) are open mappings with a
+`_target_`; their keys are checked against that class when it is built.
+
+Accuracies and weights are fractions, sizes are pixels, lengths of training are epochs. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from ddrank.errors import InputError
+
+LABELS = ("hard", "single", "multi")
+SPACES = ("normalized", "zca", "pixel")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("step", "cosine", "constant")
+
+
+@dataclass
+class Training:
+    """How a network is trained, but for its learning rate."""
+
+    epochs: int = MISSING
+    batch_size: int = 256
+    optimizer: str = "sgd"  # of OPTIMIZERS
+    momentum: float = 0.9  # sgd only
+    betas: tuple[float, float] = (0.9, 0.999)  # adam and adamw only
+    weight_decay: float = 0.0005
+    schedule: str = "step"  # of SCHEDULES, stepped once an epoch
+    step_size: int = 0  # epochs; step only
+    gamma: float = 0.1  # step only
+    cosine_span: float = 1.0  # cosine only: the part of the half period that is run; 0.5 ends at half the rate
+
+
+@dataclass
+class RealTraining(Training):
+    """How a network is trained on the real data: a recipe of the dataset, with augmentation of its own."""
+
+    lr: float | None = None
+    aug: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+
+
+@dataclass
+class Validation:
+    """The part of the real training set that is held out, stratified."""
+
+    fraction: float = 0.1
+    most: int = 5000
+
+
+@dataclass
+class Student:
+    """Length of a student's training under the recipe of the DC family, by dataset."""
+
+    epochs: int = 1000
+    step_size: int = 500
+
+
+@dataclass
+class Dataset:
+    """A real dataset: where it comes from, its constants, and its recipes for training on it."""
+
+    name: str = MISSING
+    loader: dict[str, Any] = MISSING
+    embedded: bool = False  # comes with an installed package: missing distilled data is made without asking
+    num_classes: int = MISSING
+    channels: int = MISSING
+    size: int = MISSING
+    mean: list[float] = MISSING  # per channel, of pixels in [0, 1]
+    std: list[float] = MISSING
+    mirror: bool = True  # do classes survive mirroring?
+    convnet_depth: int = 3
+    crop_padding: int = 4
+    rded_factor: int = 1
+    validation: Validation = field(default_factory=Validation)
+    student: Student = field(default_factory=Student)
+    real: RealTraining = field(default_factory=RealTraining)
+    teacher: RealTraining = field(default_factory=RealTraining)
+
+
+@dataclass
+class Method:
+    """A method: its labels, its distilled data, and how that was (or would be) made."""
+
+    name: str = MISSING
+    labels: str = "hard"  # of LABELS
+    aug_for_hard: bool = True
+    space: str = "normalized"  # of SPACES: the space its images are stored and trained in
+    data: str = MISSING
+    soft_labels: str | None = None  # a file of its own for the soft labels, where they are not beside the images
+    soft_kind: str = "logits"  # or probabilities; a file's own metadata wins
+    relabel: bool = False  # labels=single: label the images with the teachers instead of reading stored labels
+    lr: float | None = None  # a learning rate that belongs to the distilled data; its file may hold one too
+    temperature: float = 1.0
+    teachers: list[str] = field(default_factory=lambda: ["convnet"])  # names of conf/model, averaged where several
+    teacher_weights: list[str] = field(default_factory=list)  # state_dict files, one for each teacher; none: trained
+    batch_sizes: dict[str, int] = field(default_factory=dict)  # ipc<k>: of its students, where it depends on IPC
+    distiller: dict[str, Any] | None = None
+
+
+@dataclass
+class RealOverrides:
+    """What a protocol changes in the dataset's recipe for real data."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    search: bool = True  # search the learning rate; otherwise take the recipe's own
+
+
+@dataclass
+class Protocol:
+    """How learning rates and checkpoints are chosen."""
+
+    name: str = MISSING
+    select_on: str = "validation"  # or test
+    per_seed: bool = False  # search the learning rate anew for each seed
+    tuning_seed: int = 0  # where it is searched once
+    lrs: list[float] = MISSING
+    best_checkpoint: bool = False  # take the best of the accuracies seen during training, else the last
+    test_every: dict[str, int] = field(default_factory=dict)  # epochs between tests, by kind of labels
+    cosine_span: float = 1.0
+    real: RealOverrides = field(default_factory=RealOverrides)
+
+
+@dataclass
+class Engine:
+    """How the arithmetic is done; only `precision` changes results by more than rounding."""
+
+    name: str = MISSING
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    threads: int | None = None  # CPU threads for one student; null: one for small images, else all cores
+    allocator: bool = True  # keep freed memory in the process (glibc): no page faults at every step
+
+
+@dataclass
+class Score:
+    w: float = 0.5
+    g: float = 0.5
+
+
+@dataclass
+class Paths:
+    data: str = "data"
+    distilled: str = "distilled"
+    store: str = "store"
+    runs: str = "runs"
+
+
+@dataclass
+class Evaluation:
+    """One evaluation of one method on one dataset at one IPC (conf/config.yaml)."""
+
+    dataset: Dataset = field(default_factory=Dataset)
+    model: dict[str, Any] = MISSING
+    aug: dict[str, Any] = MISSING
+    criterion: dict[str, Any] = MISSING
+    protocol: Protocol = field(default_factory=Protocol)
+    engine: Engine = field(default_factory=Engine)
+    logger: dict[str, Any] = MISSING
+    method: Method = field(default_factory=Method)
+    train: Training = field(default_factory=Training)
+    ipc: int = 1
+    seed: int = 0
+    num_eval: int = 5
+    score: Score = field(default_factory=Score)
+    paths: Paths = field(default_factory=Paths)
+
+
+@dataclass
+class Distillation(Evaluation):
+    """One distillation (conf/distill.yaml): an evaluation's config, of which the distiller and its data are used."""
+
+    overwrite: bool = False
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, under the names that conf/*.yaml begin with."""
+    store = ConfigStore.instance()
+    store.store(name="evaluation_schema", node=Evaluation)
+    store.store(name="distillation_schema", node=Distillation)
+
+
+def folder() -> Path:
+    """The conf/ folder: inside the package in an installed wheel, at the top in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def model_named(name: str, config: DictConfig) -> dict[str, Any]:
+    """The model config `conf/model/<name>.yaml`, its interpolations resolved against `config`.
+
+    Raises InputError when there is no such model.
+    """
+    path = folder() / "model" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(entry.stem for entry in (folder() / "model").glob("*.yaml")))
+        raise InputError(f"there is no model {name!r} (asked for by the configuration): choose one of {known}")
+    shell = OmegaConf.create({"dataset": config.dataset, "model": OmegaConf.load(path)})
+    return OmegaConf.to_container(shell.model, resolve=True)
+
+
+def check(config: DictConfig) -> None:
+    """Refuse values and combinations that cannot be meant, before any work begins. Raises InputError."""
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise InputError(f"{missing[0]} has no value: give it on the command line as {missing[0]}=...")
+    method = config.method
+    _one_of("method.labels", method.labels, LABELS)
+    _one_of("method.space", method.space, SPACES)
+    _one_of("method.soft_kind", method.soft_kind, ("logits", "probabilities"))
+    _one_of("protocol.select_on", config.protocol.select_on, ("validation", "test"))
+    for place, training in (
+        ("train", config.train),
+        ("dataset.real", config.dataset.real),
+        ("dataset.teacher", config.dataset.teacher),
+    ):
+        _one_of(f"{place}.optimizer", training.optimizer, OPTIMIZERS)
+        _one_of(f"{place}.schedule", training.schedule, SCHEDULES)
+        _at_least(f"{place}.epochs", training.epochs, 1)
+        _at_least(f"{place}.batch_size", training.batch_size, 1)
+        if training.schedule == "step":
+            _at_least(f"{place}.step_size", training.step_size, 1)
+    _at_least("ipc", config.ipc, 1)
+    _at_least("num_eval", config.num_eval, 1)
+    _at_least("seed", config.seed, 0)
+    for name in ("w", "g"):
+        if not 0 <= config.score[name] <= 1:
+            raise InputError(f"score.{name} is {config.score[name]}, expected a weight in [0, 1]")
+    if not config.protocol.lrs or min(config.protocol.lrs) <= 0:
+        raise InputError(f"protocol.lrs is {list(config.protocol.lrs)}, expected one or more positive learning rates")
+    if config.protocol.best_checkpoint and method.labels not in config.protocol.test_every:
+        raise InputError(f"protocol.test_every has no entry for labels={method.labels}: how many epochs between tests?")
+    if config.protocol.select_on == "validation" and config.protocol.best_checkpoint:
+        raise InputError(
+            "protocol.best_checkpoint=true picks the epoch on the test set: it goes with protocol.select_on=test only"
+        )
+    _check_labels(config)
+
+
+def _check_labels(config: DictConfig) -> None:
+    labels, criterion = config.method.labels, config.criterion.name
+    if labels == "hard" and criterion != "ce":
+        raise InputError(
+            f"criterion={criterion} needs soft labels, but method.labels=hard has none: "
+            "choose criterion=ce, or method.labels=single or multi"
+        )
+    if labels != "hard" and criterion == "ce":
+        raise InputError(
+            f"criterion=ce ignores soft labels, but method.labels={labels}: choose criterion=sce, kl or mse_gt"
+        )
+    if labels != "hard" and not config.method.teachers:
+        raise InputError(
+            f"method.labels={labels} needs a teacher to label images: name one, such as method.teachers=[convnet]"
+        )
+    for name in config.method.teachers:
+        model_named(name, config)
+    weights, teachers = list(config.method.teacher_weights), list(config.method.teachers)
+    if weights and len(weights) != len(teachers):
+        raise InputError(
+            f"method.teacher_weights names {len(weights)} files for {len(teachers)} teachers "
+            f"({', '.join(teachers)}): give one file for each"
+        )
+    for path in weights:
+        if not Path(path).is_file():
+            raise InputError(
+                f"the teacher weights {path} do not exist: put a state_dict file there, "
+                "or leave method.teacher_weights empty to train the teacher here"
+            )
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{key} is {value!r}, expected one of {', '.join(known)}")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{key} is {value}, expected {least} or more")

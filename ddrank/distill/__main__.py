@@ -1,0 +1,35 @@
+"""python -m ddrank.distill: make a distilled dataset."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from ddrank.launch import launch
+
+
+def distillation(config: DictConfig) -> None:
+    """One job: make the distilled dataset that `config` names and say where it lies."""
+    from ddrank import engine
+    from ddrank.config import check
+    from ddrank.distill import distill
+    from ddrank.errors import InputError
+    from ddrank.progress import Display
+    from ddrank.store import Store
+
+    check(config)
+    if config.method.distiller is None:
+        raise InputError(f"method={config.method.name} has no distiller here: put its data where method.data points")
+    machine = engine.start(config.engine, config.dataset.size)
+    with Display() as display:
+        path, made = distill(
+            config, config.seed, machine, Store(config.paths.store), display, overwrite=config.overwrite
+        )
+    print(f"made {path} and grid.png beside it" if made else f"{path} is there already, made with these settings")
+
+
+def main() -> None:
+    launch(distillation, "distill")
+
+
+if __name__ == "__main__":
+    main()

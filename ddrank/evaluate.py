@@ -1,0 +1,160 @@
+"""One evaluation: from a composed config to a result, its files and its table."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from ddrank import build, engine, pictures
+from ddrank.arms import Arm, arms
+from ddrank.config import check
+from ddrank.data import DistilledDataset, RealDataset, Space, fit_space, load_real, read_distilled
+from ddrank.data.real import check_ipc
+from ddrank.distill import make_if_embedded
+from ddrank.errors import InputError
+from ddrank.measure import Fit, Measurer
+from ddrank.models import build as build_model
+from ddrank.progress import Display
+from ddrank.result import Arm as ArmResult
+from ddrank.result import Result
+from ddrank.store import Store
+from ddrank.teacher import TeacherRoom
+
+RESULT_FILE = "result.json"
+
+
+def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
+    """Measure all arms that `config` names; write result.json, pictures and curves into `folder`.
+
+    Raises InputError, before any training, for whatever cannot be evaluated.
+    """
+    started = time.monotonic()
+    check(config)
+    machine = engine.start(config.engine, config.dataset.size)
+    store = Store(config.paths.store)
+    logger = build.build(config.logger, "logger")
+    with Display() as display:
+        make_if_embedded(config, machine, store, display)
+        distilled = load_distilled(config)
+        real = load_real(config.dataset, config.paths.data)
+        _check_parts(config, real, distilled)
+        spaces = _spaces(real, store)
+        room = TeacherRoom(config, real, store, machine, display)
+        needs_teachers = config.method.labels == "multi" or config.method.labels == "single"
+        teachers = room.teachers(spaces(distilled.space)) if needs_teachers else None
+        all_arms = arms(config, real, distilled, spaces, teachers)
+        measurer = Measurer(config, real, store, machine, display)
+        seeds = [config.seed + offset for offset in range(config.num_eval)]
+        measurer.announce(all_arms, seeds)
+        logger.start(config, folder)
+        fits: dict[str, list[Fit]] = {}
+        for arm in all_arms:
+            fits[arm.name] = measurer.measure(arm, seeds)
+            logger.arm(fits[arm.name])
+        display.say(f"trained {measurer.trained} students; {measurer.found} measurements came from the store")
+    result = _result(config, seeds, all_arms, fits, distilled, machine, time.monotonic() - started)
+    result.save(folder / RESULT_FILE)
+    images = spaces(distilled.space).inverse(distilled.images).clamp(0, 1)
+    grid = pictures.grid(images, distilled.labels, real.class_names, folder / "images.png")
+    curves = pictures.curves(fits, folder / "curves.png")
+    logger.finish(result, [grid, curves])
+    return result, measurer
+
+
+def load_distilled(config: DictConfig) -> DistilledDataset:
+    """The distilled dataset that `method.data` names, checked against dataset and IPC."""
+    method, dataset = config.method, config.dataset
+    path = Path(method.data)
+    if not path.exists():
+        if method.distiller is None:
+            how = "put them there, or give their place as method.data=..."
+        else:
+            how = (
+                f"make them with `python -m ddrank.distill method={method.name} dataset={dataset.name} "
+                f"ipc={config.ipc}`, or give their place as method.data=..."
+            )
+        raise InputError(
+            f"there are no distilled data of {method.name} for {dataset.name} at ipc={config.ipc}: {path} does not "
+            f"exist; {how}"
+        )
+    distilled = read_distilled(
+        path,
+        num_classes=dataset.num_classes,
+        ipc=config.ipc,
+        channels=dataset.channels,
+        size=dataset.size,
+        space=method.space,
+        soft_labels=method.soft_labels,
+        soft_kind=method.soft_kind,
+    )
+    made_for = distilled.metadata.get("dataset", dataset.name)
+    if made_for != dataset.name:
+        raise InputError(f"{distilled.path} was made for {made_for}, not for {dataset.name}: choose dataset={made_for}")
+    if method.labels == "single" and not method.relabel and distilled.soft_labels is None:
+        raise InputError(
+            f"{distilled.path} comes without soft labels, but method.labels=single: put a labels.pt (images x classes) "
+            "beside it, name it as method.soft_labels=..., or let the teachers label the images with method.relabel=true"
+        )
+    if config.criterion.name == "mse_gt" and method.labels == "single" and distilled.stored_kind == "probabilities":
+        raise InputError(
+            f"criterion=mse_gt compares logits, but {distilled.path} stores probabilities: choose criterion=sce or kl"
+        )
+    return distilled
+
+
+def _check_parts(config: DictConfig, real: RealDataset, distilled: DistilledDataset) -> None:
+    """Build everything once that will be needed later: what cannot work stops here."""
+    build_model(config.model, num_classes=real.num_classes, channels=real.channels, size=real.size)
+    build.build(config.criterion, "criterion")
+    build.parts(config.aug, "aug")
+    build.parts(config.dataset.real.aug, "dataset.real.aug")
+    build.parts(config.dataset.teacher.aug, "dataset.teacher.aug")
+    pool = real.kept if config.protocol.select_on == "validation" else real.train
+    for label, count in enumerate(pool.labels.bincount(minlength=real.num_classes).tolist()):
+        check_ipc(config.ipc, count, real.name, real.class_names[label])
+
+
+def _spaces(real: RealDataset, store: Store):
+    @lru_cache
+    def space(name: str) -> Space:
+        return fit_space(name, real.train, real.mean, real.std, store)
+
+    return space
+
+
+def _result(
+    config: DictConfig,
+    seeds: list[int],
+    all_arms: list[Arm],
+    fits: dict[str, list[Fit]],
+    distilled: DistilledDataset,
+    machine: engine.Engine,
+    seconds: float,
+) -> Result:
+    return Result(
+        method=config.method.name,
+        dataset=config.dataset.name,
+        ipc=config.ipc,
+        model=config.model.name,
+        aug=config.aug.name,
+        criterion=config.criterion.name,
+        labels=config.method.labels,
+        protocol=config.protocol.name,
+        seeds=seeds,
+        arms={
+            arm.name: ArmResult([fit.accuracy for fit in fits[arm.name]], [fit.lr for fit in fits[arm.name]])
+            for arm in all_arms
+        },
+        w=config.score.w,
+        g=config.score.g,
+        distilled={"path": str(distilled.path), "sha256": distilled.sha256},
+        environment=machine.environment(),
+        seconds={
+            "total": round(seconds, 3),
+            **{name: round(sum(fit.seconds for fit in arm), 3) for name, arm in fits.items()},
+        },
+        config=OmegaConf.to_container(config, resolve=True),
+    )

@@ -1,0 +1,97 @@
+"""Starting a command through Hydra: one clear sentence and exit status 2 for whatever the user can mend."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ddrank import config as schema
+from ddrank.errors import InputError
+
+DEBUG = "DDRANK_DEBUG"
+
+
+def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run `task` on the configuration that `config_name` and the command line compose to, or on each of a sweep's.
+
+    Set DDRANK_DEBUG=1 to see tracebacks of errors in the input.
+    """
+    schema.register()
+    # Errors come here instead of being printed by Hydra with exit status 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    job = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")(_job(task))
+    try:
+        job()
+    except InputError as error:
+        _stop(str(error))
+    except MissingConfigException as error:
+        _stop(_unknown_option(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(_one_line(error))
+    except OSError as error:
+        _stop(
+            f"{error.filename} cannot be written ({error.strerror}): choose writable folders as paths.runs, "
+            "paths.store and paths.distilled"
+        )
+    except KeyboardInterrupt:
+        print("interrupted; whatever was finished is in the store and will not be computed again", file=sys.stderr)
+        sys.exit(130)
+
+
+def _job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    def job(config: DictConfig) -> None:
+        try:
+            task(config)
+        except InputError as error:
+            _leave_nothing(Path(HydraConfig.get().runtime.output_dir))
+            if HydraConfig.get().mode == RunMode.RUN:
+                _stop(str(error))
+            # In a sweep the other jobs go on; Hydra raises the first error once all are through.
+            raise
+
+    return job
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove a job's folder if it holds no more than what Hydra put there."""
+    if {entry.name for entry in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder)
+
+
+def _stop(sentence: str) -> NoReturn:
+    if os.environ.get(DEBUG):
+        raise
+    print(f"ddrank: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if not group or not error.options:
+        return _one_line(error)
+    near = difflib.get_close_matches(option, error.options, n=1)
+    guess = f" (did you mean {near[0]}?)" if near else ""
+    return f"{group}={option} is not known{guess}: choose one of {', '.join(error.options)}"
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages, their causes included, in one line."""
+    parts = [str(error)]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        parts.append(str(error.__cause__))
+    lines = [line.strip() for part in parts for line in part.splitlines()]
+    told = [line for line in lines if line and not line.startswith(("To append", "object_type=", "reference_type="))]
+    text = "; ".join(dict.fromkeys(line.rstrip(".") for line in told))
+    return f"{text}: see the known settings with `--cfg job`"

@@ -1,0 +1,189 @@
+"""The student: one network in training, as a LightningModule."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
+from torchmetrics.classification import MulticlassAccuracy
+
+from ddrank.augment.mix import mixed_loss
+from ddrank.data.samples import Batches, Samples
+from ddrank.engine import Engine
+
+TEST_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained, but for its learning rate; see `ddrank.config.Training` for units."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    momentum: float
+    betas: tuple[float, float]
+    weight_decay: float
+    schedule: str
+    step_size: int
+    gamma: float
+    cosine_span: float
+
+    @classmethod
+    def of(cls, config: Any) -> Training:
+        """The fields of a `ddrank.config.Training` config."""
+        return cls(**{field: config[field] for field in cls.__dataclass_fields__} | {"betas": tuple(config.betas)})
+
+
+class Student(LightningModule):
+    """One network, its criterion, optimizer and schedule.
+
+    Batches are dicts of `image` (N, C, H, W), `label` int64 (N,) and, where one soft label is stored for each image,
+    `soft_label` (N, classes) logits. With `teachers`, soft labels are the teachers' mean logits on the image as it
+    reaches the student, after augmentation. A mixing augmentation leaves `partner` and `lam` in the batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        criterion: nn.Module,
+        training: Training,
+        lr: float,
+        num_classes: int,
+        teachers: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__()
+        self.network = network
+        self.criterion = criterion
+        self.training_recipe = training
+        self.lr = lr
+        # Teachers are shared by many students: kept out of this module's parameters and state.
+        object.__setattr__(self, "teachers", teachers)
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.losses: list[Tensor] = []
+        self.tests: list[tuple[int, float]] = []
+        self._epoch: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        image, target = batch["image"], batch.get("soft_label")
+        logits = self.network(image)
+        if self.teachers is not None:
+            target = self.teachers(image)
+        loss = partial(self.criterion, logits)
+        loss = mixed_loss(loss, target, batch["label"], batch, fixed_target=self.teachers is None)
+        self._epoch.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.losses.append(torch.stack(self._epoch).mean())
+        self._epoch.clear()
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        self.accuracy.update(self.network(batch["image"]), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        epoch = self.trainer.current_epoch + 1 if self.trainer.training else self.training_recipe.epochs
+        right, count = self.accuracy.tp.sum(), (self.accuracy.tp + self.accuracy.fn).sum()
+        self.tests.append((epoch, int(right) / int(count)))
+        self.accuracy.reset()
+
+    def configure_optimizers(self) -> dict:
+        recipe = self.training_recipe
+        optimizer = _optimizer(recipe, self.network.parameters(), self.lr)
+        scheduler = _scheduler(recipe, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+
+def _optimizer(recipe: Training, parameters, lr: float) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[recipe.optimizer](parameters, lr, betas=tuple(recipe.betas), weight_decay=recipe.weight_decay)
+
+
+def _scheduler(recipe: Training, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Stepped once an epoch. `cosine`: 0.5 * (1 + cos(pi * span * epoch / epochs)); a span of 0.5 ends at half."""
+    if recipe.schedule == "step":
+        return StepLR(optimizer, recipe.step_size, recipe.gamma)
+    if recipe.schedule == "cosine":
+        turn = math.pi * recipe.cosine_span / recipe.epochs
+        return LambdaLR(optimizer, lambda epoch: 0.5 * (1 + math.cos(turn * epoch)))
+    return LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+def train(
+    network: nn.Module,
+    samples: Samples,
+    *,
+    training: Training,
+    criterion: nn.Module,
+    augmentations: list[Callback],
+    lr: float,
+    seed: int,
+    engine: Engine,
+    num_classes: int,
+    teachers: Callable[[Tensor], Tensor] | None = None,
+    tests: Samples | None = None,
+    test_every: int | None = None,
+    advance: Callable[..., None] = lambda note="": None,
+) -> Student:
+    """Train `network` on `samples` (on the engine's device) and return the student.
+
+    Random numbers derive from `seed` alone. With `tests`, accuracy on them is taken every `test_every` epochs and
+    lands in `student.tests`. `advance` is called after each epoch.
+    """
+    student = Student(network, criterion, training, lr, num_classes, teachers)
+    batches = Batches(samples, training.batch_size, shuffle=True)
+    trainer = engine.trainer(
+        training.epochs,
+        callbacks=[*augmentations, _EpochTick(advance)],
+        limit_val_batches=None if test_every else 0,
+        check_val_every_n_epoch=test_every,
+    )
+    with isolate_rng():
+        seed_everything(derived_seed(seed, "training"), verbose=False)
+        loaders = [test_batches(tests)] if test_every else []
+        trainer.fit(student, batches, *loaders)
+    return student
+
+
+def test(student: Student, samples: Samples, engine: Engine) -> float:
+    """Accuracy (fraction) of a trained student on `samples`."""
+    engine.trainer(1).validate(student, test_batches(samples), verbose=False)
+    return student.tests.pop()[1]
+
+
+def new_network(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A freshly initialised network whose weights derive from `seed` alone."""
+    with isolate_rng():
+        seed_everything(derived_seed(seed, "initialisation"), verbose=False)
+        return make()
+
+
+def test_batches(samples: Samples) -> Batches:
+    return Batches(samples, TEST_BATCH)
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """An independent 32-bit seed for one purpose of one measurement."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
+
+
+class _EpochTick(Callback):
+    def __init__(self, advance: Callable[..., None]):
+        self._advance = advance
+
+    def on_train_epoch_end(self, trainer: Trainer, student: LightningModule) -> None:
+        self._advance()

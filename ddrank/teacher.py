@@ -1,0 +1,135 @@
+"""Teachers: networks trained on the real data that label images."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ddrank import build
+from ddrank.config import model_named
+from ddrank.criteria import CrossEntropy
+from ddrank.data import RealDataset, Samples, Space
+from ddrank.engine import Engine
+from ddrank.errors import InputError
+from ddrank.models import build as build_model
+from ddrank.progress import Display
+from ddrank.store import Store, digest
+from ddrank.student import Training, new_network, test, train
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """One or more frozen networks in evaluation mode; called on images they give their mean logits."""
+
+    networks: tuple[nn.Module, ...]
+    fingerprint: str
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Mean logits (N, classes) of all teachers for `images` (N, C, H, W) in the teachers' space."""
+        return torch.stack([network(images).float() for network in self.networks]).mean(0)
+
+    def label(self, images: Tensor, batch_size: int = 500) -> Tensor:
+        """Mean logits for any number of images, on the CPU."""
+        device = next(self.networks[0].parameters()).device
+        return torch.cat([self(part.to(device)).cpu() for part in images.split(batch_size)])
+
+
+class TeacherRoom:
+    """Makes the teachers that a config names: trained on first need on the real data, without the validation split,
+    and kept in the store; or read from state_dict files."""
+
+    def __init__(self, config: DictConfig, real: RealDataset, store: Store, engine: Engine, display: Display):
+        self._config, self._real, self._store = config, real, store
+        self._engine, self._display = engine, display
+        self._in_space: dict[str, Samples] = {}
+
+    def teachers(self, space: Space) -> Teachers:
+        """The teachers of `method.teachers`, for images in `space`."""
+        names, files = list(self._config.method.teachers), list(self._config.method.teacher_weights)
+        networks, fingerprints = [], []
+        for position, name in enumerate(names):
+            model = model_named(name, self._config)
+            if files:
+                network, fingerprint = self._read(Path(files[position]), model)
+            else:
+                # The same architecture twice means two teachers: they differ by their seed.
+                network, fingerprint = self.trained(model, space, seed=names[:position].count(name))
+            networks.append(network.eval().requires_grad_(False).to(self._engine.device))
+            fingerprints.append(fingerprint)
+        return Teachers(tuple(networks), digest({"teachers": fingerprints}))
+
+    def trained(self, model: dict[str, Any], space: Space, seed: int = 0) -> tuple[nn.Module, str]:
+        """A network of the `model` config trained on the real data, and a fingerprint of how."""
+        recipe = Training.of(self._config.dataset.teacher)
+        aug = build.unnamed(self._config.dataset.teacher.aug)
+        key = {
+            "kind": "teacher",
+            "version": VERSION,
+            "train": self._samples(space).fingerprint,
+            "model": build.unnamed(model),
+            "training": asdict(recipe),
+            "aug": aug,
+            "lr": self._config.dataset.teacher.lr,
+            "precision": self._engine.precision,
+            "seed": seed,
+        }
+        network = self._network(model)
+        fitted = self._store.tensors(key, partial(self._fit, model, recipe, aug, space, seed))
+        network.load_state_dict(fitted)
+        return network, digest(key)
+
+    def _fit(self, model: dict[str, Any], recipe: Training, aug: dict[str, Any], space: Space, seed: int) -> dict[str, Tensor]:
+        name = f"teacher {model['name']}"
+        with self._display.activity(name, recipe.epochs) as advance:
+            student = train(
+                new_network(partial(self._network, model), seed),
+                self._samples(space).to(self._engine.device),
+                training=recipe,
+                criterion=CrossEntropy(),
+                augmentations=build.parts(aug, "dataset.teacher.aug"),
+                lr=self._config.dataset.teacher.lr,
+                seed=seed,
+                engine=self._engine,
+                num_classes=self._real.num_classes,
+                advance=advance,
+            )
+        accuracy = test(student, space.samples(self._real.validation).to(self._engine.device), self._engine)
+        self._display.say(f"trained the {name}: validation accuracy {accuracy:.4f}, kept in the store")
+        return student.network.state_dict()
+
+    def _samples(self, space: Space) -> Samples:
+        if space.name not in self._in_space:
+            self._in_space = {space.name: space.samples(self._real.kept)}
+        return self._in_space[space.name]
+
+    def _network(self, model: dict[str, Any]) -> nn.Module:
+        real = self._real
+        return build_model(model, num_classes=real.num_classes, channels=real.channels, size=real.size)
+
+    def _read(self, path: Path, model: dict[str, Any]) -> tuple[nn.Module, str]:
+        """A network with the weights of a state_dict file; DataParallel's `module.` prefixes are dropped."""
+        network = self._network(model)
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = weights.get("state_dict", weights.get("model", weights))
+            network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in weights.items()})
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"{path} does not hold the weights of a {model['name']} for this dataset ({reason}): "
+                "give a state_dict saved with torch.save, and its architecture as method.teachers"
+            ) from error
+        digests = {
+            name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in network.state_dict().items()
+        }
+        return network, digest({"weights": digests, "model": build.unnamed(model)})
