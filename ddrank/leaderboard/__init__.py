@@ -1,0 +1,5 @@
+"""The leaderboard: collects finished runs, recomputes their scores, ranks them. It reads result files, never trains."""
+
+from ddrank.leaderboard.rank import Entry, Group, Ranking
+
+__all__ = ["Entry", "Group", "Ranking"]

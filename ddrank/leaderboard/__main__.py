@@ -1,0 +1,43 @@
+"""python -m ddrank.leaderboard RUNS...: rank finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddrank.errors import InputError
+from ddrank.leaderboard.rank import Ranking
+from ddrank.leaderboard.report import complain, report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rank the runs that the command line names. Returns the exit status: 0, or 2 for bad input."""
+    options = _parser().parse_args(argv)
+    try:
+        report(Ranking.from_runs(options.runs, w=options.w, g=options.g), options.out)
+    except InputError as error:
+        complain(str(error))
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ddrank.leaderboard",
+        description="Rank finished runs by DDRS within each dataset, IPC, model and protocol.",
+    )
+    parser.add_argument(
+        "runs", metavar="RUNS", nargs="+", type=Path, help="result files, or folders that hold result.json files"
+    )
+    parser.add_argument("--w", type=float, default=0.5, help="weight of IOR against HLR in DDRS (default: 0.5)")
+    parser.add_argument(
+        "--g", type=float, default=0.5, help="weight of the gain with augmentation in ARS (default: 0.5)"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write ranking.csv, ranking.json and ranking.md there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

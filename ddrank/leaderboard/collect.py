@@ -1,0 +1,128 @@
+"""Finds result files, reads them, and merges those that are one configuration measured with different seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ddrank.errors import InputError
+from ddrank.leaderboard.configuration import configuration
+from ddrank.result import Arm, Result
+
+FILE = "result.json"
+NEEDED = ("real_hard", "syn_hard", "syn_any", "rdm_any")  # the arms of DDRS; ARS is left out where its arms are missing
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration: its result over all seeds, in seed order, and the files that it came from."""
+
+    result: Result
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Files that cannot be ranked, and one sentence that says why."""
+
+    files: tuple[Path, ...]
+    sentence: str
+
+
+def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Apart]]:
+    """All runs in the given result files and folders (at any nesting), and what had to be set apart.
+
+    Raises InputError for a path that does not exist.
+    """
+    files, apart = find(paths)
+    results: list[tuple[Path, Result]] = []
+    for file in files:
+        try:
+            results.append((file, _load(file)))
+        except InputError as error:
+            apart.append(Apart((file,), str(error)))
+    runs, conflicting = merge(results)
+    return runs, apart + conflicting
+
+
+def find(paths: Iterable[Path | str]) -> tuple[list[Path], list[Apart]]:
+    """The given files, whatever their names, and every result.json under the given folders; each file once.
+
+    Links to folders are followed. Folders that cannot be listed are set apart. Raises InputError for a path that does
+    not exist.
+    """
+    found: dict[str, Path] = {}
+    apart: list[Apart] = []
+    for path in map(Path, paths):
+        if not os.path.exists(path):
+            raise InputError(f"{path} does not exist: give result files or folders that hold some")
+        for file in _below(path, apart) if os.path.isdir(path) else [path]:
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values()), apart
+
+
+def merge(results: Iterable[tuple[Path, Result]]) -> tuple[list[Run], list[Apart]]:
+    """One run for each configuration, over the seeds of all its files.
+
+    A seed that occurs twice with the same accuracies counts once; with different ones, its configuration is set apart.
+    Whatever is not of a seed (environment, seconds, config) is the first file's.
+    """
+    groups: dict[frozenset[tuple[str, str]], list[tuple[Path, Result]]] = {}
+    for file, result in results:
+        groups.setdefault(frozenset(configuration(result).items()), []).append((file, result))
+    runs, apart = [], []
+    for group in groups.values():
+        files = tuple(file for file, _ in group)
+        try:
+            runs.append(Run(_merged(group), files))
+        except InputError as error:
+            apart.append(Apart(files, str(error)))
+    return runs, apart
+
+
+def _merged(group: Sequence[tuple[Path, Result]]) -> Result:
+    first = group[0][1]
+    seeds: dict[int, tuple[Path, Result, int]] = {}
+    for file, result in group:
+        for index, seed in enumerate(result.seeds):
+            other_file, other, position = seeds.setdefault(seed, (file, result, index))
+            if any(arm.accuracy[index] != other.arms[name].accuracy[position] for name, arm in result.arms.items()):
+                raise InputError(
+                    f"{other_file} and {file} hold different accuracies for seed {seed} of one configuration "
+                    f"({result.method}, {result.dataset}, IPC {result.ipc}, {result.model}): give only the right one"
+                )
+    places = [(result, index) for _, (_, result, index) in sorted(seeds.items())]
+    arms = {
+        name: Arm(
+            accuracy=[result.arms[name].accuracy[index] for result, index in places],
+            lr=[result.arms[name].lr[index] for result, index in places],
+            source=arm.source,
+        )
+        for name, arm in first.arms.items()
+    }
+    return replace(first, seeds=sorted(seeds), arms=arms)
+
+
+def _load(file: Path) -> Result:
+    result = Result.load(file)
+    if missing := [name for name in NEEDED if name not in result.arms]:
+        raise InputError(f"{file} lacks the arm {missing[0]}, without which there is no DDRS: run the evaluation again")
+    return result
+
+
+def _below(folder: Path, apart: list[Apart]) -> Iterable[Path]:
+    def unlisted(error: OSError) -> None:
+        sentence = f"the folder {error.filename} cannot be listed ({error.strerror}): make it readable"
+        apart.append(Apart((Path(error.filename),), sentence))
+
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        folders.sort()
+        if FILE in files:
+            yield Path(place) / FILE

@@ -1,0 +1,41 @@
+"""The Hydra callback that ranks a sweep's results when its last job has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from ddrank.errors import InputError
+from ddrank.leaderboard.collect import FILE
+
+
+class PrintRanking(Callback):
+    """After a multirun: prints the ranking of the sweep's results and writes it into the sweep's folder."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Rank what lies under hydra.sweep.dir, at score.w and score.g. Says what is wrong and never raises."""
+        from ddrank.leaderboard.rank import Ranking
+        from ddrank.leaderboard.report import complain, report  # only now: every command would wait for rich
+
+        try:
+            folder = Path(config.hydra.sweep.dir)
+            if sentence := _unfinished(folder):
+                complain(sentence)
+            report(Ranking.from_runs([folder], w=config.score.w, g=config.score.g), folder)
+        except InputError as error:
+            complain(str(error))
+        except Exception as error:  # the results are safe on disk: a sweep must not end in a traceback
+            complain(
+                f"the sweep could not be ranked ({type(error).__name__}: {error}): try python -m ddrank.leaderboard"
+            )
+
+
+def _unfinished(folder: Path) -> str:
+    jobs = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+    without = sorted((path.name for path in jobs if not (path / FILE).is_file()), key=int)
+    if not without:
+        return ""
+    return f"{len(without)} of the sweep's {len(jobs)} jobs left no result ({', '.join(without)}, in {folder})"

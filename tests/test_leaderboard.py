@@ -1,0 +1,531 @@
+"""The leaderboard: collecting, merging, ranking, and what it writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from ddrank import score
+from ddrank.errors import InputError
+from ddrank.leaderboard import Ranking, tables
+from ddrank.leaderboard.__main__ import main
+from ddrank.leaderboard.collect import collect, find
+from ddrank.leaderboard.sweep import PrintRanking
+from ddrank.result import Arm, Result
+from ddrank.score import ARMS
+
+# Of two methods, one is better on HLR and the other on IOR: which one is ahead depends on w.
+RECOVERS = dict(zip(ARMS, (0.9, 0.8, 0.70, 0.65, 0.6, 0.6), strict=True))  # HLR 0.1, IOR 0.05
+IMPROVES = dict(zip(ARMS, (0.9, 0.5, 0.75, 0.55, 0.6, 0.5), strict=True))  # HLR 0.4, IOR 0.2
+MIDDLING = dict(zip(ARMS, (0.9, 0.6, 0.65, 0.60, 0.6, 0.6), strict=True))  # HLR 0.3, IOR 0.05
+
+
+def result(method="dm", seeds=(0,), accuracies=RECOVERS, step=0.01, **changes) -> Result:
+    """A result whose accuracies grow by `step` with the seed on the distilled arms."""
+    config = {
+        "seed": seeds[0],
+        "num_eval": len(seeds),
+        "score": {"w": 0.5, "g": 0.5},
+        "paths": {"runs": "runs"},
+        "logger": {"name": "csv"},
+        "engine": {"name": "auto", "threads": 1, "precision": "32-true"},
+        "method": {"name": method, "data": f"distilled/digits/{method}/ipc1"},
+        "aug": {"name": "none"},
+        "train": {"epochs": 300},
+    }
+    arms = {
+        name: Arm([value + step * seed * name.startswith("syn") for seed in seeds], [0.01 + seed for seed in seeds])
+        for name, value in accuracies.items()
+    }
+    made = Result(
+        method=method,
+        dataset="digits",
+        ipc=1,
+        model="convnet3",
+        aug="none",
+        criterion="ce",
+        labels="hard",
+        protocol="strict",
+        seeds=list(seeds),
+        arms=arms,
+        w=0.5,
+        g=0.5,
+        distilled={"path": f"distilled/digits/{method}/ipc1/distilled.safetensors", "sha256": "ab" * 32},
+        config=config,
+    )
+    return replace(made, **changes)
+
+
+def configured(original: Result, **values) -> Result:
+    """`original` with other values in its config, by dotted keys with '__' for the dot."""
+    config = OmegaConf.create(original.config)
+    for key, value in values.items():
+        OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
+    return replace(original, config=OmegaConf.to_container(config))
+
+
+def put(folder: Path, *results: Result) -> list[Path]:
+    """Each result as a run of its own in `folder`."""
+    count = len(list(folder.glob("*/result.json")))
+    return [made.save(folder / str(count + index) / "result.json") for index, made in enumerate(results)]
+
+
+def names(ranking: Ranking) -> list[list[str]]:
+    return [[entry.name for entry in group.entries] for group in ranking.groups]
+
+
+def shown(ranking: Ranking, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    tables.show(ranking, console)
+    return console.file.getvalue()
+
+
+class TestFinding:
+    def test_result_files_are_found_at_any_nesting(self, tmp_path):
+        here = result("a").save(tmp_path / "result.json")
+        deep = result("b").save(tmp_path / "x" / "y" / "z" / "result.json")
+        (tmp_path / "x" / "other.json").write_text("{}")
+        files, apart = find([tmp_path])
+        assert set(files) == {here, deep}
+        assert apart == []
+
+    def test_a_file_given_by_name_may_have_any_name(self, tmp_path):
+        path = result("a").save(tmp_path / "best of all.json")
+        assert find([path]) == ([path], [])
+        assert names(Ranking.from_runs([path])) == [["a"]]
+
+    def test_a_file_reached_twice_counts_once(self, tmp_path):
+        (path,) = put(tmp_path, result())
+        (tmp_path / "again").symlink_to(tmp_path / "0", target_is_directory=True)
+        (tmp_path / "0" / "circle").symlink_to(tmp_path, target_is_directory=True)
+        files, _ = find([tmp_path, path, tmp_path / "again" / "result.json"])
+        assert len(files) == 1
+
+    def test_linked_folders_are_followed(self, tmp_path):
+        put(tmp_path / "elsewhere", result())
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        assert len(find([tmp_path / "runs"])[0]) == 1
+
+    def test_a_path_that_does_not_exist_is_an_error(self, tmp_path):
+        put(tmp_path, result())
+        with pytest.raises(InputError, match="nowhere does not exist"):
+            find([tmp_path, tmp_path / "nowhere"])
+
+    def test_broken_files_are_set_apart_and_the_rest_is_kept(self, tmp_path):
+        put(tmp_path, result("a"), result("b"), result("c"), result("d"))
+        (tmp_path / "0" / "result.json").write_text("{")
+        percent = json.loads((tmp_path / "1" / "result.json").read_text())
+        percent["arms"]["syn_any"]["accuracy"] = [70.0]
+        (tmp_path / "1" / "result.json").write_text(json.dumps(percent))
+        lacking = json.loads((tmp_path / "2" / "result.json").read_text())
+        del lacking["arms"]["rdm_any"]
+        (tmp_path / "2" / "result.json").write_text(json.dumps(lacking))
+        runs, apart = collect([tmp_path])
+        assert [run.result.method for run in runs] == ["d"]
+        said = {str(item.files[0].parent.name): item.sentence for item in apart}
+        assert "not JSON" in said["0"]
+        assert "not percent" in said["1"]
+        assert "lacks the arm rdm_any" in said["2"]
+
+
+class TestMerging:
+    def test_one_file_a_seed_becomes_one_run_in_seed_order(self, tmp_path):
+        put(tmp_path, *(result(seeds=[seed]) for seed in (2, 0, 1)))
+        together = result(seeds=[0, 1, 2])
+        runs, apart = collect([tmp_path])
+        assert apart == []
+        assert len(runs) == 1
+        assert runs[0].result.seeds == [0, 1, 2]
+        assert runs[0].result.arms == together.arms
+        assert len(runs[0].files) == 3
+
+    def test_the_numbers_are_those_of_one_job_with_all_seeds(self, tmp_path):
+        put(tmp_path / "sweep", *(result(seeds=[seed]) for seed in (2, 0, 1)))
+        put(tmp_path / "job", result(seeds=[0, 1, 2]))
+        sweep, job = (Ranking.from_runs([tmp_path / part]).groups[0].entries[0] for part in ("sweep", "job"))
+        assert sweep.scores == job.scores
+        assert sweep.scores["ddrs"].n == 3
+        assert sweep.scores["ddrs"].std > 0
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"paths__runs": "elsewhere", "paths__data": "/data"},
+            {"logger__name": "wandb"},
+            {"score__w": 0.9},
+            {"engine__threads": 8, "engine__accelerator": "cpu"},
+            {"method__data": "/home/me/dm"},
+            {"num_eval": 7},
+        ],
+    )
+    def test_settings_that_change_no_number_do_not_divide(self, tmp_path, other):
+        put(tmp_path, result(seeds=[0]), configured(result(seeds=[1]), **other))
+        assert names(Ranking.from_runs([tmp_path])) == [["dm"]]
+
+    @pytest.mark.parametrize(
+        ("other", "label"),
+        [
+            (replace(result(seeds=[1]), aug="dsa"), "dm (aug=dsa)"),
+            (replace(result(seeds=[1]), criterion="kl"), "dm (criterion=kl)"),
+            (replace(result(seeds=[1]), labels="multi"), "dm (labels=multi)"),
+            (replace(result(seeds=[1]), distilled={"path": "x", "sha256": "cd" * 32}), "dm (data=cdcdcdcd)"),
+            (configured(result(seeds=[1]), train__epochs=1000), "dm (train.epochs=1000)"),
+            (configured(result(seeds=[1]), engine__precision="bf16-mixed"), "dm (engine.precision=bf16-mixed)"),
+            (configured(result(seeds=[1]), method__temperature=4.0), "dm (method.temperature=4.0)"),
+            (
+                configured(replace(result(seeds=[1]), aug="dsa"), aug__name="dsa", aug__flip=True, train__epochs=9),
+                "dm (aug=dsa, train.epochs=9)",
+            ),
+        ],
+    )
+    def test_settings_that_change_numbers_divide_and_are_shown(self, tmp_path, other, label):
+        put(tmp_path, result(seeds=[0]), other)
+        (found,) = names(Ranking.from_runs([tmp_path]))
+        assert len(found) == 2
+        assert label in found
+
+    def test_a_setting_that_only_one_of_them_has_is_shown_as_unset(self, tmp_path):
+        put(tmp_path, result(), configured(result(), method__temperature=4.0))
+        assert "dm (method.temperature=unset)" in names(Ranking.from_runs([tmp_path]))[0]
+
+    def test_many_differences_are_cut_down_and_long_ones_told_apart_by_a_hash(self, tmp_path):
+        put(tmp_path, result(), configured(result(), **{f"train__setting{index}": index for index in range(9)}))
+        (few,) = names(Ranking.from_runs([tmp_path]))
+        assert set(few) == {"dm (train.setting0=0, …)", "dm (train.setting0=unset, …)"}
+        alike = ("a" * 80 + end for end in "xy")
+        put(tmp_path / "long", *(configured(result(), train__note=note) for note in alike))
+        (long,) = names(Ranking.from_runs([tmp_path / "long"]))
+        assert len(set(long)) == 2
+        assert all(re.fullmatch(r"dm \(train\.note=a+…, #[0-9a-f]{8}\)", name) for name in long)
+
+    def test_the_same_seed_with_the_same_accuracies_counts_once(self, tmp_path):
+        put(tmp_path, result(seeds=[0, 1]), result(seeds=[1, 2]), result(seeds=[0, 1]))
+        (entry,) = Ranking.from_runs([tmp_path]).groups[0].entries
+        assert entry.result.seeds == [0, 1, 2]
+        assert entry.result.arms == result(seeds=[0, 1, 2]).arms
+
+    def test_the_same_seed_with_other_accuracies_sets_its_configuration_apart(self, tmp_path):
+        files = put(tmp_path, result(seeds=[0]), result(seeds=[1]), result(seeds=[0], step=0, accuracies=MIDDLING))
+        put(tmp_path, result("random"))
+        ranking = Ranking.from_runs([tmp_path])
+        assert names(ranking) == [["random"]]
+        (apart,) = ranking.apart
+        assert set(apart.files) == set(files)
+        assert str(files[0]) in apart.sentence
+        assert str(files[2]) in apart.sentence
+        assert "seed 0" in apart.sentence
+
+
+class TestRanking:
+    def test_the_highest_ddrs_comes_first(self, tmp_path):
+        put(
+            tmp_path,
+            result("middling", accuracies=MIDDLING),
+            result("recovers"),
+            result("improves", accuracies=IMPROVES),
+        )
+        (group,) = Ranking.from_runs([tmp_path], w=0.5).groups
+        # a = 0.5 * IOR - 0.5 * HLR: -0.025, -0.1, -0.125
+        assert [(entry.rank, entry.name) for entry in group.entries] == [
+            (1, "recovers"),
+            (2, "improves"),
+            (3, "middling"),
+        ]
+        assert group.entries[0].scores["ddrs"].mean == pytest.approx(score.ddrs(0.1, 0.05, 0.5))
+
+    def test_w_changes_the_order(self, tmp_path):
+        put(tmp_path, result("recovers"), result("improves", accuracies=IMPROVES))
+        assert names(Ranking.from_runs([tmp_path], w=0.0)) == [["recovers", "improves"]]
+        assert names(Ranking.from_runs([tmp_path], w=1.0)) == [["improves", "recovers"]]
+
+    def test_w_and_g_are_the_rankings_and_not_the_files(self, tmp_path):
+        put(tmp_path, result("improves", accuracies=IMPROVES, w=0.9, g=0.9))
+        scores = Ranking.from_runs([tmp_path], w=0.2, g=0.3).groups[0].entries[0].scores
+        assert scores["ddrs"].mean == pytest.approx(score.ddrs(0.4, 0.2, 0.2))
+        assert scores["ars"].mean == pytest.approx(score.ars(0.2, 0.1, 0.3))
+
+    def test_equal_scores_share_a_rank(self, tmp_path):
+        shifted = {name: value - 0.2 for name, value in RECOVERS.items()}  # the same differences but for rounding
+        assert shifted["real_hard"] - shifted["syn_hard"] != RECOVERS["real_hard"] - RECOVERS["syn_hard"]
+        middling = result("middling", accuracies=MIDDLING)
+        put(tmp_path, result("b"), result("a", accuracies=shifted), middling, result("c", accuracies=IMPROVES))
+        (group,) = Ranking.from_runs([tmp_path]).groups
+        assert [(entry.rank, entry.name) for entry in group.entries] == [(1, "a"), (1, "b"), (3, "c"), (4, "middling")]
+        assert [group.is_best(entry, "ddrs") for entry in group.entries] == [True, True, False, False]
+
+    def test_only_what_is_comparable_is_ranked_together(self, tmp_path):
+        others = [{"dataset": "mnist5k"}, {"ipc": 10}, {"ipc": 2}, {"model": "vgg11"}, {"protocol": "ddranking"}]
+        put(tmp_path, result(), *(result(**other) for other in others))
+        groups = Ranking.from_runs([tmp_path]).groups
+        assert [(group.dataset, group.ipc, group.model, group.protocol) for group in groups] == [
+            ("digits", 1, "convnet3", "ddranking"),
+            ("digits", 1, "convnet3", "strict"),
+            ("digits", 1, "vgg11", "strict"),
+            ("digits", 2, "convnet3", "strict"),
+            ("digits", 10, "convnet3", "strict"),
+            ("mnist5k", 1, "convnet3", "strict"),
+        ]
+        assert all([entry.rank for entry in group.entries] == [1] for group in groups)
+        assert groups[0].title == "digits, IPC 1, convnet3, protocol ddranking"
+
+    def test_the_best_of_hlr_is_the_lowest(self, tmp_path):
+        put(tmp_path, result("recovers"), result("improves", accuracies=IMPROVES))
+        (group,) = Ranking.from_runs([tmp_path]).groups
+        best = {key: [entry.name for entry in group.entries if group.is_best(entry, key)] for key in score.SCORES}
+        assert best == {"hlr": ["recovers"], "ior": ["improves"], "ddrs": ["recovers"], "ars": ["improves"]}
+
+    @pytest.mark.parametrize("weights", [{"w": -0.1}, {"w": float("nan")}, {"g": 2}])
+    def test_weights_outside_the_unit_interval_are_refused(self, tmp_path, weights):
+        put(tmp_path, result())
+        with pytest.raises(InputError, match=f"the weight {next(iter(weights))} is"):
+            Ranking.from_runs([tmp_path], **weights)
+
+
+class TestOutputs:
+    @pytest.fixture
+    def ranking(self, tmp_path):
+        put(tmp_path, result("recovers", seeds=[0, 1, 2]), result("improves", seeds=[0, 1], accuracies=IMPROVES))
+        put(tmp_path, result("recovers", ipc=10))
+        return Ranking.from_runs([tmp_path], w=0.25, g=0.75)
+
+    def test_csv_has_a_row_an_entry_at_full_precision(self, ranking):
+        rows = list(csv.DictReader(io.StringIO(tables.to_csv(ranking))))
+        assert [(row["ipc"], row["rank"], row["method"]) for row in rows] == [
+            ("1", "1", "recovers"),
+            ("1", "2", "improves"),
+            ("10", "1", "recovers"),
+        ]
+        entries = [entry for group in ranking.groups for entry in group.entries]
+        for row, entry in zip(rows, entries, strict=True):
+            for name, statistic in entry.scores.items():
+                assert (float(row[f"{name}_mean"]), float(row[f"{name}_std"])) == (statistic.mean, statistic.std)
+            for name, arm in entry.result.arms.items():
+                assert float(row[f"{name}_mean"]) == fmean(arm.accuracy)
+            assert (float(row["w"]), float(row["g"]), int(row["n"])) == (0.25, 0.75, len(entry.result.seeds))
+        assert rows[0]["seeds"] == "0 1 2"
+
+    def test_json_holds_enough_to_recompute_every_score(self, ranking):
+        content = json.loads(tables.to_json(ranking))
+        assert (content["schema"], content["w"], content["g"]) == ("ddrank/ranking/1", 0.25, 0.75)
+        assert [(group["dataset"], group["ipc"], group["model"], group["protocol"]) for group in content["groups"]] == [
+            ("digits", 1, "convnet3", "strict"),
+            ("digits", 10, "convnet3", "strict"),
+        ]
+        first = content["groups"][0]["entries"][0]
+        assert (first["rank"], first["method"], first["seeds"]) == (1, "recovers", [0, 1, 2])
+        again = score.scores({name: arm["accuracy"] for name, arm in first["arms"].items()}, content["w"], content["g"])
+        for name, statistic in again.items():
+            assert first["scores"][name]["mean"] == statistic.mean
+            assert tuple(first["scores"][name]["per_seed"]) == statistic.per_seed
+
+    def test_markdown_shows_the_best_in_bold(self, ranking):
+        text = tables.to_markdown(ranking)
+        assert "## digits, IPC 10, convnet3, protocol strict" in text
+        recovers, improves = (
+            re.search(rf"^\| \d \| {name} .*$", text, re.M).group() for name in ("recovers", "improves")
+        )
+        _, _, _, ddrs, ior, hlr, *_ = map(str.strip, recovers.split("|"))
+        statistics = ranking.groups[0].entries[0].scores
+        assert ddrs == f"**{statistics['ddrs'].mean:.4f} ± {statistics['ddrs'].std:.4f}**"
+        assert hlr == f"**{statistics['hlr'].mean:.4f} ± {statistics['hlr'].std:.4f}**"
+        assert ior == f"{statistics['ior'].mean:.4f} ± {statistics['ior'].std:.4f}"
+        assert improves.count("**") == 4  # IOR and ARS
+
+    def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(self, ranking):
+        lines = [line for line in tables.to_markdown(ranking).splitlines() if line.startswith("|")]
+        assert len(lines) == 2 * 2 + 3
+        assert {line.count("|") for line in lines} == {len(ARMS) + 4 + 3 + 1}
+
+    @pytest.mark.parametrize("width", [80, 120, 160])
+    def test_the_terminal_table_fits(self, ranking, width):
+        text = shown(ranking, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert all(group.title in text for group in ranking.groups)
+        first = ranking.groups[0].entries[0].scores
+        (row,) = re.findall(r"^ +1  recovers .* 3 *$", text, re.M)
+        assert f"{first['ddrs'].mean:.4f} ± {first['ddrs'].std:.4f}" in row
+        assert all(f"{first[name].mean:.4f}" in row for name in score.SCORES)
+        assert (f"{first['hlr'].std:.4f}" in row) == (width == 160)
+        assert ("noaug" in text) == (width >= 120)
+
+    def test_a_narrow_terminal_still_shows_rank_name_and_ddrs(self, ranking):
+        text = shown(ranking, 32)
+        assert max(map(len, text.splitlines())) <= 32
+        assert re.search(rf"1  recovers +{ranking.groups[0].entries[0].scores['ddrs'].mean:.4f}", text)
+
+    def test_one_seed_has_no_spread(self, tmp_path):
+        put(tmp_path, result(seeds=[4]))
+        text = shown(Ranking.from_runs([tmp_path]), 80)
+        assert "±" not in text.split("DDRS at")[0]
+
+    def test_a_score_without_its_arms_stays_empty(self, tmp_path):
+        put(tmp_path, result("whole"), result("part", accuracies={arm: RECOVERS[arm] for arm in ARMS[:4]}))
+        ranking = Ranking.from_runs([tmp_path])
+        (row,) = [row for row in csv.DictReader(io.StringIO(tables.to_csv(ranking))) if row["method"] == "part"]
+        assert (row["ars_mean"], row["syn_any_noaug_mean"]) == ("", "")
+        assert re.search(r"^ +1  part .* -  1 *$", shown(ranking, 80), re.M)
+        (entry,) = [e for e in json.loads(tables.to_json(ranking))["groups"][0]["entries"] if e["method"] == "part"]
+        assert "ars" not in entry["scores"]
+
+    @pytest.mark.parametrize(
+        "name", ["<script>alert(1)</script>", "[red]dm[/red]", "[/]", "a|b", "`**x**`", "a,b\"c'd", "=1+1", "数据 é"]
+    )
+    def test_names_are_data_and_never_markup(self, tmp_path, name):
+        put(tmp_path, result(name), result("dm"))
+        ranking = Ranking.from_runs([tmp_path])
+        assert name in shown(ranking, 140)
+        assert name in {row["method"] for row in csv.DictReader(io.StringIO(tables.to_csv(ranking)))}
+        assert name in {entry["method"] for entry in json.loads(tables.to_json(ranking))["groups"][0]["entries"]}
+        text = tables.to_markdown(ranking)
+        assert "<script>" not in text
+        rows = [line for line in text.splitlines() if line.startswith("| 1 |")]
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(ARMS) + 4 + 3 + 1}
+        assert not re.search(r"(?<!\\)[\[\]`]", text)
+
+    def test_settings_that_would_steer_the_terminal_are_made_harmless(self, tmp_path):
+        put(tmp_path, result(), configured(result(), train__note="\x1b[2J\n\x9b2J\u202e"))
+        text = shown(Ranking.from_runs([tmp_path]), 140)
+        assert not set(text) & set("\x1b\x9b\u202e")
+        assert "train.note=" in text
+
+
+class TestCommand:
+    def test_it_prints_the_ranking_and_writes_the_files(self, tmp_path, capsys):
+        put(tmp_path / "runs", result("recovers"), result("improves", accuracies=IMPROVES))
+        out = tmp_path / "a" / "b"
+        assert main([str(tmp_path / "runs"), "--w", "1", "--g", "0", "--out", str(out)]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        assert printed.out.index("improves") < printed.out.index("recovers")
+        assert "DDRS at w = 1, ARS at g = 0" in printed.out
+        assert {path.name for path in out.iterdir()} == {"ranking.csv", "ranking.json", "ranking.md"}
+        content = json.loads((out / "ranking.json").read_text())
+        assert [entry["method"] for entry in content["groups"][0]["entries"]] == ["improves", "recovers"]
+        assert (out / "ranking.csv").read_text().startswith("dataset,ipc,model,protocol,rank,name,method,")
+        assert "| 1 | improves |" in (out / "ranking.md").read_text()
+
+    def test_broken_files_are_reported_and_the_rest_ranked(self, tmp_path, capsys):
+        put(tmp_path, result("good"), result("bad"), result("worse"))
+        for name in ("1", "2"):
+            (tmp_path / name / "result.json").write_text("{")
+        assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+        printed = capsys.readouterr()
+        assert "good" in printed.out
+        assert str(tmp_path / "1" / "result.json") in printed.err
+        assert str(tmp_path / "2" / "result.json") in printed.err
+        assert "files set apart: 2" in printed.err
+        assert len(json.loads((tmp_path / "out" / "ranking.json").read_text())["set_apart"]) == 2
+
+    def test_nothing_left_to_rank_is_one_sentence_and_status_2(self, tmp_path, capsys):
+        put(tmp_path, result("bad"), result("worse"))
+        for name in ("0", "1"):
+            (tmp_path / name / "result.json").write_text("{")
+        assert main([str(tmp_path)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert len(printed.err.splitlines()) == 1
+        assert "none of the result files" in printed.err
+        assert "not JSON" in printed.err
+
+    def test_a_folder_without_results_is_one_sentence_and_status_2(self, tmp_path, capsys):
+        assert main([str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"there is no result.json in {tmp_path}")
+
+    def test_a_path_that_does_not_exist_is_one_sentence_and_status_2(self, tmp_path, capsys):
+        put(tmp_path, result())
+        assert main([str(tmp_path), str(tmp_path / "nowhere")]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"{tmp_path / 'nowhere'} does not exist")
+        assert len(printed.err.splitlines()) == 1
+
+    @pytest.mark.parametrize("arguments", [["--w", "50"], ["--g", "nan"]])
+    def test_a_wrong_weight_is_one_sentence_and_status_2(self, tmp_path, capsys, arguments):
+        put(tmp_path, result())
+        assert main([str(tmp_path), *arguments]) == 2
+        assert "expected a number in [0, 1]" in capsys.readouterr().err
+
+    def test_a_place_that_cannot_be_written_is_one_sentence_and_status_2(self, tmp_path, capsys):
+        (path,) = put(tmp_path, result())
+        before = path.read_bytes()
+        assert main([str(tmp_path), "--out", str(path)]) == 2
+        assert "could not be written" in capsys.readouterr().err
+        assert path.read_bytes() == before
+
+    def test_it_runs_as_a_module_without_torch(self, tmp_path):
+        put(tmp_path, result("<script>"), result("dm|é"))
+        code = (
+            "import runpy, sys; sys.argv[0] = 'leaderboard'\n"
+            "try: runpy.run_module('ddrank.leaderboard', run_name='__main__')\n"
+            "finally: print('torch' in sys.modules)"
+        )
+        environment = os.environ | {"COLUMNS": "100", "PYTHONIOENCODING": "ascii"}
+        plain = run([sys.executable, "-m", "ddrank.leaderboard", str(tmp_path)], environment)
+        assert plain.returncode == 0, plain.stderr
+        assert "<script>" in plain.stdout
+        assert "dm|\\xe9" in plain.stdout
+        watched = run([sys.executable, "-c", code, str(tmp_path)], environment)
+        assert watched.stdout.splitlines()[-1] == "False"
+        broken = run([sys.executable, "-m", "ddrank.leaderboard", str(tmp_path / "nowhere")], environment)
+        assert (broken.returncode, broken.stdout) == (2, "")
+        assert "Traceback" not in broken.stderr
+
+
+def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    top = Path(__file__).parent.parent
+    return subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+class TestSweep:
+    @staticmethod
+    def config(folder: Path, w=0.5):
+        return OmegaConf.create(
+            {"score": {"w": w, "g": 0.5}, "runs": str(folder), "hydra": {"sweep": {"dir": "${runs}"}}}
+        )
+
+    def test_hydra_builds_it_and_it_ranks_the_sweep(self, tmp_path, capsys):
+        put(tmp_path, *(result("recovers", seeds=[seed]) for seed in range(3)))
+        put(tmp_path, *(result("improves", seeds=[seed], accuracies=IMPROVES) for seed in range(3)))
+        callback = instantiate({"_target_": "ddrank.leaderboard.sweep.PrintRanking"})
+        callback.on_multirun_end(config=self.config(tmp_path, w=1.0), config_name="config")
+        printed = capsys.readouterr()
+        assert printed.out.index("improves") < printed.out.index("recovers")
+        assert printed.err == ""
+        content = json.loads((tmp_path / "ranking.json").read_text())
+        assert content["w"] == 1.0
+        assert [entry["seeds"] for entry in content["groups"][0]["entries"]] == [[0, 1, 2]] * 2
+        assert (tmp_path / "ranking.csv").is_file()
+        assert (tmp_path / "ranking.md").is_file()
+
+    def test_it_says_which_jobs_left_no_result(self, tmp_path, capsys):
+        put(tmp_path, result(seeds=[0]), result(seeds=[1]))
+        for name in ("10", "3", ".submitit"):
+            (tmp_path / name).mkdir()
+        PrintRanking().on_multirun_end(self.config(tmp_path))
+        printed = capsys.readouterr()
+        assert "2 of the sweep's 4 jobs left no result (3, 10," in printed.err
+        assert "recovers" not in printed.out
+        assert re.search(r"1  dm .* 2 *$", printed.out, re.M)
+
+    def test_a_sweep_without_results_is_said_and_not_raised(self, tmp_path, capsys):
+        PrintRanking().on_multirun_end(self.config(tmp_path))
+        assert "there is no result.json" in capsys.readouterr().err
+
+    def test_it_never_raises(self, tmp_path, capsys):
+        put(tmp_path, result())
+        PrintRanking().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+        assert "the sweep could not be ranked" in capsys.readouterr().err
