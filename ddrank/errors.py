@@ -1,4 +1,4 @@
-"""The one exception for what a user can cause and mend."""
+"""The one exception for what a user can cause and mend, and the one warning."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     The commands print it without a traceback and exit with status 2.
     """
+
+
+class StoreWarning(UserWarning):
+    """An entry of the store is corrupt and is computed again: nothing is lost, but a disk may be failing."""

@@ -10,10 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddrank import build, engine, pictures
 from ddrank.arms import Arm, arms
-from ddrank.config import check
 from ddrank.data import DistilledDataset, RealDataset, Space, fit_space, load_real, read_distilled
 from ddrank.data.real import check_ipc
-from ddrank.distill import make_if_embedded
+from ddrank.distill.make import make_if_embedded
 from ddrank.errors import InputError
 from ddrank.measure import Fit, Measurer
 from ddrank.models import build as build_model
@@ -27,12 +26,11 @@ RESULT_FILE = "result.json"
 
 
 def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
-    """Measure all arms that `config` names; write result.json, pictures and curves into `folder`.
+    """Measure all arms that `config` (checked) names; write result.json, pictures and curves into `folder`.
 
     Raises InputError, before any training, for whatever cannot be evaluated.
     """
     started = time.monotonic()
-    check(config)
     machine = engine.start(config.engine, config.dataset.size)
     store = Store(config.paths.store)
     logger = build.build(config.logger, "logger")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -18,9 +20,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ddrank import config as schema
-from ddrank.errors import InputError
+from ddrank.errors import InputError, StoreWarning
 
 DEBUG = "DDRANK_DEBUG"
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.EDQUOT}
 
 
 def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
@@ -31,9 +34,15 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     schema.register()
     # Errors come here instead of being printed by Hydra with exit status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    job = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")(_job(task))
+    warnings.formatwarning = _warning
+    lost: list[str] = []
+    hydra_main = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")
     try:
-        job()
+        hydra_main(_job(task, lost))()
+        if lost:
+            _stop(f"{len(lost)} of the sweep's jobs could not be done ({'; '.join(lost)}): mend them and run it again")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
         _stop(str(error))
     except MissingConfigException as error:
@@ -41,6 +50,8 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _stop(_one_line(error))
     except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
         _stop(
             f"{error.filename} cannot be written ({error.strerror}): choose writable folders as paths.runs, "
             "paths.store and paths.distilled"
@@ -50,18 +61,30 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
         sys.exit(130)
 
 
-def _job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+def _job(task: Callable[[DictConfig], None], lost: list[str]) -> Callable[[DictConfig], None]:
+    """`task` as Hydra calls it. A single job stops at bad input; a sweep goes on and notes in `lost` what it lacks."""
+
     def job(config: DictConfig) -> None:
         try:
             task(config)
         except InputError as error:
-            _leave_nothing(Path(HydraConfig.get().runtime.output_dir))
-            if HydraConfig.get().mode == RunMode.RUN:
+            hydra_config = HydraConfig.get()
+            _leave_nothing(Path(hydra_config.runtime.output_dir))
+            if hydra_config.mode == RunMode.RUN:
                 _stop(str(error))
-            # In a sweep the other jobs go on; Hydra raises the first error once all are through.
-            raise
+            overrides = " ".join(hydra_config.overrides.task)
+            print(f"ddrank: {overrides}: {error}", file=sys.stderr)
+            if hydra_config.runtime.choices["hydra/launcher"] != "basic":
+                raise  # jobs in other processes cannot add to the list
+            lost.append(overrides)
 
     return job
+
+
+def _warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    if issubclass(category, StoreWarning):
+        return f"ddrank: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _leave_nothing(folder: Path) -> None:

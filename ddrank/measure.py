@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import isfinite
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig
@@ -20,7 +22,7 @@ from ddrank.store import Store, digest
 from ddrank.student import Student, new_network, test, train
 
 VERSION = 1  # raise it when the same key would get another number
-CURVE_POINTS = 200
+CURVE_POINTS = 200  # a curve's points are means over as many epochs as it takes
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,10 @@ class Measurer:
         return fit
 
     def _record(self, student: Student, accuracy: float, seconds: float) -> dict[str, Any]:
-        losses = [float(loss) for loss in student.losses]
-        stride = -(-len(losses) // CURVE_POINTS)
-        kept = [(epoch + 1, loss) for epoch, loss in enumerate(losses) if epoch % stride == 0 or epoch == len(losses) - 1]
-        finite = [(epoch, loss if abs(loss) < float("inf") else None) for epoch, loss in kept]
+        losses, stride = [float(loss) for loss in student.losses], -(-len(student.losses) // CURVE_POINTS)
+        chunks = [losses[start : start + stride] for start in range(0, len(losses), stride)]
+        means = [(number * stride + len(chunk), fmean(chunk)) for number, chunk in enumerate(chunks)]
+        finite = [(epoch, loss if isfinite(loss) else None) for epoch, loss in means]
         return {"accuracy": accuracy, "losses": finite, "tests": student.tests, "seconds": round(seconds, 3)}
 
     def _recipe(self, arm: Arm) -> dict[str, Any]:

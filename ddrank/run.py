@@ -11,11 +11,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ddrank.config import check
 from ddrank.launch import launch
 
 
 def evaluation(config: DictConfig) -> None:
     """One job: evaluate what `config` says and print its table."""
+    check(config)
     from ddrank.evaluate import evaluate
     from ddrank.table import print_result
 

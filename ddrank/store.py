@@ -18,7 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from ddrank import atomic
-from ddrank.errors import InputError
+from ddrank.errors import InputError, StoreWarning
 
 
 def digest(key: Mapping[str, Any]) -> str:
@@ -50,7 +50,7 @@ class Store:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             problem = str(error)
-        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", stacklevel=2)
+        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", StoreWarning, 2)
         return None
 
     def value(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Store:
             return None
         except (OSError, ValueError, SafetensorError) as error:
             problem = str(error)
-        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", stacklevel=2)
+        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", StoreWarning, 2)
         return None
 
     def keep_tensors(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

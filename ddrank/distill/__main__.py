@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from ddrank.config import check
+from ddrank.errors import InputError
 from ddrank.launch import launch
 
 
 def distillation(config: DictConfig) -> None:
     """One job: make the distilled dataset that `config` names and say where it lies."""
-    from ddrank import engine
-    from ddrank.config import check
-    from ddrank.distill import distill
-    from ddrank.errors import InputError
-    from ddrank.progress import Display
-    from ddrank.store import Store
-
     check(config)
     if config.method.distiller is None:
         raise InputError(f"method={config.method.name} has no distiller here: put its data where method.data points")
+    from ddrank import engine
+    from ddrank.distill.make import distill
+    from ddrank.progress import Display
+    from ddrank.store import Store
+
     machine = engine.start(config.engine, config.dataset.size)
     with Display() as display:
         path, made = distill(
