@@ -7,6 +7,8 @@ import logging
 import os
 import platform
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -46,6 +48,15 @@ class Engine:
             use_distributed_sampler=False,
             **options,
         )
+
+    @contextmanager
+    def all_cores(self) -> Iterator[None]:
+        """For work on many images at once: every core, whatever a student gets."""
+        torch.set_num_threads(max(self.threads, os.cpu_count() or 1))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self.threads)
 
     def environment(self) -> dict[str, Any]:
         """What of this machine a result should remember."""

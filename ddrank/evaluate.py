@@ -32,13 +32,14 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
     """
     started = time.monotonic()
     machine = engine.start(config.engine, config.dataset.size)
+    _check_parts(config)
     store = Store(config.paths.store)
     logger = build.build(config.logger, "logger")
     with Display() as display:
         make_if_embedded(config, machine, store, display)
         distilled = load_distilled(config)
         real = load_real(config.dataset, config.paths.data)
-        _check_parts(config, real, distilled)
+        _check_ipc(config, real)
         spaces = _spaces(real, store)
         room = TeacherRoom(config, real, store, machine, display)
         needs_teachers = config.method.labels == "multi" or config.method.labels == "single"
@@ -103,13 +104,17 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
     return distilled
 
 
-def _check_parts(config: DictConfig, real: RealDataset, distilled: DistilledDataset) -> None:
+def _check_parts(config: DictConfig) -> None:
     """Build everything once that will be needed later: what cannot work stops here."""
-    build_model(config.model, num_classes=real.num_classes, channels=real.channels, size=real.size)
+    dataset = config.dataset
+    build_model(config.model, num_classes=dataset.num_classes, channels=dataset.channels, size=dataset.size)
     build.build(config.criterion, "criterion")
     build.parts(config.aug, "aug")
-    build.parts(config.dataset.real.aug, "dataset.real.aug")
-    build.parts(config.dataset.teacher.aug, "dataset.teacher.aug")
+    build.parts(dataset.real.aug, "dataset.real.aug")
+    build.parts(dataset.teacher.aug, "dataset.teacher.aug")
+
+
+def _check_ipc(config: DictConfig, real: RealDataset) -> None:
     pool = real.kept if config.protocol.select_on == "validation" else real.train
     for label, count in enumerate(pool.labels.bincount(minlength=real.num_classes).tolist()):
         check_ipc(config.ipc, count, real.name, real.class_names[label])

@@ -19,7 +19,7 @@ from ddrank.engine import Engine
 from ddrank.models import build as build_model
 from ddrank.progress import Display
 from ddrank.store import Store, digest
-from ddrank.student import Student, new_network, test, train
+from ddrank.student import Student, accuracy_on, new_network, train
 
 VERSION = 1  # raise it when the same key would get another number
 CURVE_POINTS = 200  # a curve's points are means over as many epochs as it takes
@@ -102,7 +102,7 @@ class Measurer:
 
         def compute() -> dict[str, Any]:
             student, seconds = self._fit(arm, seed, lr)
-            accuracy = test(student, self._to_device(validation), self._engine)
+            accuracy = accuracy_on(student, self._to_device(validation), self._engine)
             self._store.keep_tensors(self._weights_key(arm, seed, lr), student.network.state_dict())
             return self._record(student, accuracy, seconds)
 
@@ -121,7 +121,7 @@ class Measurer:
             if self._protocol.best_checkpoint and student.tests:
                 accuracy = max(accuracy for _, accuracy in student.tests)
             else:
-                accuracy = test(student, self._to_device(tests), self._engine)
+                accuracy = accuracy_on(student, self._to_device(tests), self._engine)
             return self._record(student, accuracy, seconds)
 
         tuned = arm.lr is None and self._protocol.select_on == "validation" and seed == self._protocol.tuning_seed
@@ -134,7 +134,7 @@ class Measurer:
         network = self._network()
         network.load_state_dict(weights)
         student = Student(network, nn.Identity(), arm.training, lr, self._real.num_classes)
-        accuracy = test(student, self._to_device(tests), self._engine)
+        accuracy = accuracy_on(student, self._to_device(tests), self._engine)
         return {"losses": [], "tests": [], "seconds": 0.0} | known | {"accuracy": accuracy}
 
     def _fit(self, arm: Arm, seed: int, lr: float, tests: Samples | None = None) -> tuple[Student, float]:

@@ -94,7 +94,7 @@ class Student(LightningModule):
         self.accuracy.update(self.network(batch["image"]), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        epoch = self.trainer.current_epoch + 1 if self.trainer.training else self.training_recipe.epochs
+        epoch = self.current_epoch + 1 if self.trainer.state.fn == "fit" else self.training_recipe.epochs
         right, count = self.accuracy.tp.sum(), (self.accuracy.tp + self.accuracy.fn).sum()
         self.tests.append((epoch, int(right) / int(count)))
         self.accuracy.reset()
@@ -159,7 +159,7 @@ def train(
     return student
 
 
-def test(student: Student, samples: Samples, engine: Engine) -> float:
+def accuracy_on(student: Student, samples: Samples, engine: Engine) -> float:
     """Accuracy (fraction) of a trained student on `samples`."""
     engine.trainer(1).validate(student, test_batches(samples), verbose=False)
     return student.tests.pop()[1]

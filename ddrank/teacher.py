@@ -21,7 +21,7 @@ from ddrank.errors import InputError
 from ddrank.models import build as build_model
 from ddrank.progress import Display
 from ddrank.store import Store, digest
-from ddrank.student import Training, new_network, test, train
+from ddrank.student import Training, accuracy_on, new_network, train
 
 VERSION = 1
 
@@ -88,7 +88,9 @@ class TeacherRoom:
         network.load_state_dict(fitted)
         return network, digest(key)
 
-    def _fit(self, model: dict[str, Any], recipe: Training, aug: dict[str, Any], space: Space, seed: int) -> dict[str, Tensor]:
+    def _fit(
+        self, model: dict[str, Any], recipe: Training, aug: dict[str, Any], space: Space, seed: int
+    ) -> dict[str, Tensor]:
         name = f"teacher {model['name']}"
         with self._display.activity(name, recipe.epochs) as advance:
             student = train(
@@ -103,7 +105,7 @@ class TeacherRoom:
                 num_classes=self._real.num_classes,
                 advance=advance,
             )
-        accuracy = test(student, space.samples(self._real.validation).to(self._engine.device), self._engine)
+        accuracy = accuracy_on(student, space.samples(self._real.validation).to(self._engine.device), self._engine)
         self._display.say(f"trained the {name}: validation accuracy {accuracy:.4f}, kept in the store")
         return student.network.state_dict()
 

@@ -1,0 +1,206 @@
+"""Whatever a user can get wrong: one clear sentence, exit status 2, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from conftest import QUICK, QUICK_SELECTION
+from safetensors.torch import save_file
+
+
+class Planted:
+    """A pickle that runs code when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def save_own(folder, images=None, **others):
+    folder.mkdir(exist_ok=True)
+    torch.save(torch.zeros(10, 1, 8, 8) if images is None else images, folder / "images.pt")
+    for name, tensor in others.items():
+        torch.save(tensor, folder / f"{name}.pt")
+
+
+def nothing_left(folder, *allowed):
+    """No run, no result, no distilled data, no temporary file."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in allowed]
+    return not [path for path in files if "locks" not in path.parts and "own" not in path.parts]
+
+
+CASES = [
+    (("method=dmm",), "method=dmm is not known (did you mean dm?): choose one of custom"),
+    (("dataset=cifar11",), "dataset=cifar11 is not known"),
+    (("model=convnet99",), "model=convnet99 is not known"),
+    (("aug=bogus",), "aug=bogus is not known"),
+    (("trian.epochs=3",), "trian"),
+    (("model.dept=4",), "model.dept"),
+    (("+extra=1",), "extra"),
+    (("ipc=one",), "ipc"),
+    (("ipc=0",), "ipc is 0, expected 1 or more"),
+    (("score.w=1.5",), "score.w is 1.5, expected a weight in [0, 1]"),
+    (("train.optimizer=lion",), "train.optimizer is 'lion', expected one of sgd, adam, adamw"),
+    (("protocol.lrs=[]",), "protocol.lrs"),
+    (("criterion=kl",), "criterion=kl needs soft labels"),
+    (("method.labels=multi",), "criterion=ce ignores soft labels"),
+    (("method.labels=multi", "criterion=kl", "method.teachers=[nobody]"), "there is no model 'nobody'"),
+    (("method.labels=multi", "criterion=kl", "method.teacher_weights=[no.pt]"), "no.pt do not exist"),
+    (("method.labels=multi", "criterion=kl", "method.teachers=[]"), "needs a teacher"),
+    (("engine.precision=8",), "engine.precision is '8'"),
+    (("engine.accelerator=tpu",), "engine.accelerator is 'tpu'"),
+    (("model=convnet", "model.depth=5"), "smallest size that works"),
+    (("model=torchvision", "model.arch=resnet19"), "resnet1"),
+    (("model=timm",), "model.arch has no value"),
+    (("method=dc", "dataset=digits"), "there are no distilled data of dc for digits at ipc=1"),
+    (("method=sre2l", "dataset=cifar10"), "sre2l for cifar10 at ipc=1"),
+    (("method=custom",), "method.data has no value"),
+    (("method=custom", "method.data=nowhere.pt"), "nowhere.pt does not exist"),
+    (("method=random", "ipc=1000"), "ipc=1000 asks for more images than class '0' of digits has"),
+    (("method.distiller.init=zeros",), "method.distiller.init is 'zeros'"),
+    (("method.distiller.lrr=1",), "method.distiller.lrr"),
+    (("method=random", "criterion=sce", "method.labels=single", "method.temperature=0"), "emperature"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), CASES, ids=[" ".join(arguments) for arguments, _ in CASES])
+def test_settings(command, tmp_path, arguments, words):
+    sentence = command("run", *(QUICK_SELECTION[1:] if "method" not in arguments[0] else ()), *arguments).sentence()
+    assert words in sentence
+    assert nothing_left(tmp_path), list(tmp_path.rglob("*"))
+
+
+own = ("method=custom", "method.data=own")
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "arguments", "words"),
+    [
+        (torch.zeros(20, 1, 8, 8), {}, (), "holds 20 images, expected 10 (10 classes x ipc=1)"),
+        (torch.zeros(10, 3, 8, 8), {}, (), "shape (10, 3, 8, 8), expected (10, 1, 8, 8)"),
+        (torch.zeros(10, 1, 28, 28), {}, (), "expected (10, 1, 8, 8)"),
+        (torch.zeros(10, 8, 8), {}, (), "expected (10, 1, 8, 8)"),
+        (torch.zeros(10, 1, 8, 8, dtype=torch.uint8), {}, (), "floating point"),
+        (torch.full((10, 1, 8, 8), float("nan")), {}, (), "NaN or infinite values in 10 of 10 images"),
+        (None, {"labels": torch.arange(10) + 1}, (), "run from 1 to 10, expected class indices from 0 to 9"),
+        (None, {"labels": torch.zeros(10)}, (), "give class 0 10 images"),
+        (None, {"labels": torch.rand(10)}, (), "class indices"),
+        (None, {"lr": torch.tensor(-1.0)}, (), "learning rate"),
+        (None, {}, ("method.labels=single", "criterion=sce"), "comes without soft labels"),
+        (None, {"labels": torch.zeros(10, 9)}, ("method.labels=single", "criterion=sce"), "shape (10, 9)"),
+        (
+            None,
+            {"labels": torch.full((10, 10), float("inf"))},
+            ("method.labels=single", "criterion=sce"),
+            "NaN or infinite values in 10 of 10 soft labels",
+        ),
+        (
+            None,
+            {"labels": torch.full((10, 10), 0.5)},
+            ("method.labels=single", "criterion=sce", "method.soft_kind=probabilities"),
+            "do not sum to 1",
+        ),
+        (
+            None,
+            {"labels": torch.full((10, 10), 0.1)},
+            ("method.labels=single", "criterion=mse_gt", "method.soft_kind=probabilities"),
+            "compares logits",
+        ),
+        (None, {}, ("method.soft_labels=gone.pt", "method.labels=single", "criterion=sce"), "gone.pt does not exist"),
+    ],
+)
+def test_distilled_data(command, tmp_path, images, others, arguments, words):
+    save_own(tmp_path / "own", images, **others)
+    assert words in command("run", *own, *arguments).sentence()
+    assert nothing_left(tmp_path)
+
+
+def test_truncated_files(command, tmp_path):
+    save_own(tmp_path / "own")
+    whole = (tmp_path / "own/images.pt").read_bytes()
+    (tmp_path / "own/images.pt").write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in command("run", *own).sentence()
+    (tmp_path / "own/images.pt").unlink()
+    save_file({"images": torch.zeros(10, 1, 8, 8)}, tmp_path / "own/distilled.safetensors")
+    whole = (tmp_path / "own/distilled.safetensors").read_bytes()
+    (tmp_path / "own/distilled.safetensors").write_bytes(whole[:-7])
+    assert "truncated" in command("run", *own).sentence()
+    (tmp_path / "own/distilled.safetensors").unlink()
+    assert "neither distilled.safetensors nor images.pt" in command("run", *own).sentence()
+
+
+@pytest.mark.parametrize("where", ["images.pt", "labels.pt", "lr.pt"])
+def test_a_pickle_that_would_run_code_is_refused_without_running(command, tmp_path, where):
+    save_own(tmp_path / "own")
+    planted = tmp_path / "planted"
+    torch.save(Planted(planted), tmp_path / "own" / where)
+    assert "was not opened for safety" in command("run", *own).sentence()
+    (tmp_path / "own" / where).write_bytes(pickle.dumps(Planted(planted)))
+    assert "was not opened for safety" in command("run", *own).sentence()
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize("content", ["pickle", "dict", "noise"])
+def test_bad_teacher_files(command, tmp_path, content):
+    planted, file = tmp_path / "planted", tmp_path / "teacher.pt"
+    if content == "pickle":
+        torch.save(Planted(planted), file)
+    elif content == "dict":
+        torch.save({"features.0.weight": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(b"no weights at all")
+    arguments = ("method=random", "method.labels=multi", "criterion=kl", f"method.teacher_weights=[{file}]")
+    assert "does not hold the weights of a convnet3" in command("run", *QUICK_SELECTION, *arguments).sentence()
+    assert not planted.exists()
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize("setting", ["paths.runs", "paths.store", "paths.distilled"])
+def test_places_that_cannot_be_written(command, tmp_path, setting):
+    (tmp_path / "file").write_text("in the way")
+    sentence = command("run", *QUICK, f"{setting}=file/below").sentence()
+    assert "file" in sentence
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_data_made_with_other_settings_are_not_taken_silently(command, tmp_path):
+    assert command("distill", "method=dm", "method.distiller.iterations=3").code == 0
+    sentence = command("run", *QUICK, "method.distiller.iterations=4").sentence()
+    assert "was made with iterations=3, not 4" in sentence
+    assert "seed=0, not 1" in command("distill", "method=dm", "method.distiller.iterations=3", "seed=1").sentence()
+    assert command("distill", "method=dm", "method.distiller.iterations=4", "overwrite=true").code == 0
+    assert command("run", *QUICK, "method.distiller.iterations=4").code == 0
+
+
+def test_distilled_data_of_another_dataset(command, tmp_path):
+    command("distill", "method=random")
+    sentence = command("run", "method=custom", "dataset=mnist5k", "method.data=distilled/digits/random/ipc1").sentence()
+    assert "digits" in sentence or "expected (10, 1, 28, 28)" in sentence
+
+
+def test_distillers_that_are_not_there(command):
+    assert "has no distiller" in command("distill", "method=mtt").sentence()
+
+
+def test_missing_cifar_says_which_file_to_put_where(command, tmp_path, monkeypatch):
+    import torchvision.datasets.utils as utils
+
+    def no_network(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(utils, "download_and_extract_archive", no_network)
+    sentence = command("distill", "method=random", "dataset=cifar10").sentence()
+    assert "cifar-10-python.tar.gz" in sentence
+    assert "into data" in sentence
+
+
+def test_the_command_itself_prints_one_line(process):
+    outcome = process("ddrank.run", "method=nothing")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert len(outcome.err.strip().splitlines()) == 1

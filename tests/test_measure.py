@@ -1,0 +1,171 @@
+"""The protocols: what is trained, what is looked at, what is chosen, what is kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import QUICK, results
+
+from ddrank.arms import arms as build_arms
+from ddrank.config import folder, register
+from ddrank.data import DistilledDataset, Space, load_real
+
+THREE = [argument for argument in QUICK if not argument.startswith("protocol.lrs")] + ["protocol.lrs=[0.001,0.02,0.1]"]
+
+
+def entries(path) -> list[dict]:
+    return [json.loads(file.read_text()) for file in (path / "store/measurements").rglob("*.json")]
+
+
+def test_strict_chooses_on_validation_and_tests_each_final_student_once(command, tmp_path):
+    outcome = command("run", *THREE, "num_eval=2")
+    assert outcome.code == 0, outcome.err
+    (result,) = results(tmp_path)
+    by_recipe: dict[str, list[dict]] = {}
+    for entry in entries(tmp_path):
+        key = {name: entry["key"][name] for name in ("training", "aug", "model")}
+        is_random = entry["key"]["seed"], entry["key"]["train"]
+        by_recipe.setdefault(json.dumps(key, sort_keys=True), []).append(entry)
+        assert is_random
+    # Five distinct arms (syn_hard is syn_any): three rates on the tuning seed looked at on validation images, then two
+    # students looked at on the test set.
+    everything = entries(tmp_path)
+    sets = {entry["key"]["tested_on"] for entry in everything}
+    assert len(sets) == 2
+    counts = sorted(sum(entry["key"]["tested_on"] == one for entry in everything) for one in sets)
+    assert counts == [5 * 2, 5 * 3]
+    (validation,) = (one for one in sets if sum(e["key"]["tested_on"] == one for e in everything) == 15)
+    assert {e["key"]["seed"] for e in everything if e["key"]["tested_on"] == validation} == {0}
+    # The chosen rate is the best on validation, for every arm.
+    for name in ("real_hard", "syn_any", "rdm_any", "syn_any_noaug", "rdm_any_noaug"):
+        (lr,) = set(result["arms"][name]["lr"])
+        final = next(
+            entry["key"]
+            for entry in everything
+            if entry["key"]["tested_on"] != validation
+            and entry["key"]["seed"] == 0
+            and entry["key"]["lr"] == lr
+            and entry["value"]["accuracy"] == result["arms"][name]["accuracy"][0]
+        )
+        tuned = {
+            entry["key"]["lr"]: entry["value"]["accuracy"]
+            for entry in everything
+            if entry["key"]["tested_on"] == validation
+            and all(entry["key"][part] == final[part] for part in ("train", "aug", "training"))
+        }
+        assert len(tuned) == 3
+        assert tuned[lr] == max(tuned.values())
+    # 3 rates and 1 further seed for each of 5 arms: the tuning seed's student is not trained twice.
+    assert "trained 20 students" in outcome.err, outcome.err
+    assert not list((tmp_path / "store/tensors").rglob("*.safetensors"))  # nor are weights left lying about
+
+
+def test_the_tuning_seed_is_fixed(command, tmp_path):
+    command("run", *THREE, "seed=3", "num_eval=1")
+    command("run", *THREE, "seed=0", "num_eval=4", "paths.store=other")
+    apart, together = results(tmp_path)
+    for name, arm in apart["arms"].items():
+        assert arm["lr"] == together["arms"][name]["lr"][3:]
+        assert arm["accuracy"] == together["arms"][name]["accuracy"][3:]
+
+
+def test_a_kill_between_choosing_and_testing_costs_no_training(command, tmp_path, monkeypatch):
+    from ddrank import measure
+
+    kept = measure.Store.drop_tensors
+    monkeypatch.setattr(measure.Store, "drop_tensors", lambda *arguments: None)
+    command("run", *THREE)
+    monkeypatch.setattr(measure.Store, "drop_tensors", kept)
+    (first,) = results(tmp_path)
+    everything = [(path, json.loads(path.read_text())) for path in (tmp_path / "store/measurements").rglob("*.json")]
+    sets = {entry["key"]["tested_on"] for _, entry in everything}
+    (tests,) = (one for one in sets if sum(entry["key"]["tested_on"] == one for _, entry in everything) == 5)
+    for path, entry in everything:
+        if entry["key"]["tested_on"] == tests:
+            path.unlink()
+    assert "trained 0 students" in command("run", *THREE).err
+    assert results(tmp_path)[1]["arms"] == first["arms"]
+
+
+@pytest.fixture
+def composed(tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    def compose_with(*arguments):
+        register()
+        with initialize_config_dir(str(folder()), version_base="1.3"):
+            return compose("config", list(arguments))
+
+    return compose_with
+
+
+def all_arms(config, teachers=None, **distilled):
+    import torch
+
+    real = load_real(config.dataset, "data")
+    made = DistilledDataset(torch.zeros(10, 1, 8, 8), torch.arange(10), **distilled)
+    space = Space("normalized", real.mean, real.std)
+    return real, {arm.name: arm for arm in build_arms(config, real, made, lambda name: space, teachers)}
+
+
+def test_what_each_arm_is_trained_on(composed):
+    import torch
+
+    real, arms = all_arms(composed("method=dm"))
+    assert len(arms["real_hard"].samples(0)) == len(real.kept) == 1297 - len(real.validation)
+    assert arms["syn_hard"].aug == arms["syn_any"].aug != {}
+    assert arms["syn_any_noaug"].aug == arms["rdm_any_noaug"].aug == {}
+    first, second = arms["rdm_any"].samples(0), arms["rdm_any"].samples(1)
+    assert first.labels.tolist() == list(range(10))
+    assert not torch.equal(first.images, second.images)  # a fresh draw for each seed
+    assert torch.equal(first.images, arms["rdm_any_noaug"].samples(0).images)
+    held_out = {tuple(image.flatten().tolist()) for image in real.validation.images}
+    kept = {tuple(image.flatten().tolist()) for image in real.kept.images}
+    pixels = first.images * real.std[0] + real.mean[0]
+    for image in pixels:
+        nearest = min(
+            kept,
+            key=lambda other, image=image: sum(
+                (a - b) ** 2 for a, b in zip(other, image.flatten().tolist(), strict=True)
+            ),
+        )
+        assert nearest not in held_out - kept
+
+
+def test_soft_label_arms(composed):
+    import torch
+
+    class Labelled:
+        fingerprint = "teacher"
+
+        def label(self, images):
+            return images.flatten(1)[:, :10]
+
+    _, arms = all_arms(
+        composed(
+            "method=random", "method.labels=single", "criterion=kl", "method.aug_for_hard=false", "method.relabel=false"
+        ),
+        Labelled(),
+        soft_labels=torch.eye(10),
+        lr=0.3,
+    )
+    assert torch.equal(arms["syn_any"].samples(0).soft, torch.eye(10))
+    random = arms["rdm_any"].samples(0)
+    assert torch.equal(random.soft, random.images.flatten(1)[:, :10])  # made for these images
+    assert arms["syn_any"].lr == 0.3
+    assert arms["rdm_any"].lr is None
+    assert arms["syn_hard"].lr is None
+    assert arms["syn_hard"].samples(0).soft is None
+    assert arms["syn_hard"].aug == {}
+    assert arms["syn_any"].teachers is None
+    _, arms = all_arms(composed("method=random", "method.labels=multi", "criterion=kl"), Labelled())
+    assert arms["syn_any"].teachers is arms["rdm_any_noaug"].teachers is not None
+    assert arms["syn_hard"].teachers is None
+
+
+def test_the_ddranking_protocol_trains_real_data_as_long_as_the_method(composed):
+    real, arms = all_arms(composed("method=dm", "protocol=ddranking", "train.epochs=77", "train.step_size=5"))
+    assert arms["real_hard"].training.epochs == 77
+    assert arms["real_hard"].lr == 0.05
+    assert len(arms["real_hard"].samples(0)) == len(real.train)  # nothing is held out
