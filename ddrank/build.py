@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ddrank.errors import InputError
 
@@ -29,12 +29,15 @@ def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> A
     `name` is for display and is passed on only where the target takes it; so is each of `given`. Raises InputError,
     naming `where`, for an unknown target, an unknown key or a missing one.
     """
+    if not isinstance(config, Mapping):
+        raise InputError(f"{where} is {config!r}, expected a mapping with a _target_")
     arguments = plain(config)
     path = arguments.pop("_target_", None)
     if path is None:
         raise InputError(f"{where} has no _target_: choose one of its group's options on the command line")
+    module, _, attribute = str(path).rpartition(".")
     try:
-        target = get_object(path)
+        target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{where}._target_ is {path!r}, which cannot be imported ({error})") from error
     if not callable(target):
@@ -43,12 +46,15 @@ def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> A
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if "name" not in parameters:
         arguments.pop("name", None)
-    arguments |= {key: value for key, value in given.items() if key in parameters or open_ended}
-    if not open_ended and (unknown := sorted(set(arguments) - set(parameters))):
+    if missing := [key for key, value in arguments.items() if value == MISSING]:
+        raise InputError(f"{where}.{missing[0]} has no value: give it on the command line as {where}.{missing[0]}=...")
+    unknown = sorted(set(arguments) & set(given) or set(arguments) - set(parameters) - {"self"})
+    if unknown and not open_ended:
         settings = [name for name in parameters if name not in given and name != "self"]
         near = difflib.get_close_matches(unknown[0], settings, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(settings) or 'no settings'}"
         raise InputError(f"{where} has no setting {unknown[0]!r}: {hint}")
+    arguments |= {key: value for key, value in given.items() if key in parameters or open_ended}
     needed = [
         name
         for name, parameter in parameters.items()

@@ -10,7 +10,8 @@ Accuracies and weights are fractions, sizes are pixels, lengths of training are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ddrank.errors import InputError
 
 LABELS = ("hard", "single", "multi")
 SPACES = ("normalized", "zca", "pixel")
+SOFT_KINDS = ("logits", "probabilities")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "cosine", "constant")
 
@@ -210,13 +212,17 @@ def model_named(name: str, config: DictConfig) -> dict[str, Any]:
 
 
 def check(config: DictConfig) -> None:
-    """Refuse values and combinations that cannot be meant, before any work begins. Raises InputError."""
+    """Refuse keys, values and combinations that cannot be meant, before any work begins. Raises InputError."""
+    _check_keys(config)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise InputError(f"{missing[0]} has no value: give it on the command line as {missing[0]}=...")
     method = config.method
     _one_of("method.labels", method.labels, LABELS)
     _one_of("method.space", method.space, SPACES)
-    _one_of("method.soft_kind", method.soft_kind, ("logits", "probabilities"))
+    _one_of("method.soft_kind", method.soft_kind, SOFT_KINDS)
+    if method.lr is not None and method.lr <= 0:
+        raise InputError(f"method.lr is {method.lr}, expected a positive learning rate, or null")
+    _check_dataset(config.dataset)
     _one_of("protocol.select_on", config.protocol.select_on, ("validation", "test"))
     for place, training in (
         ("train", config.train),
@@ -244,6 +250,38 @@ def check(config: DictConfig) -> None:
             "protocol.best_checkpoint=true picks the epoch on the test set: it goes with protocol.select_on=test only"
         )
     _check_labels(config)
+
+
+def _check_keys(config: DictConfig, where: str = "") -> None:
+    """Refuse what the schema does not know: Hydra adds to it whatever the command line gives with a `+`."""
+    schema = OmegaConf.get_type(config)
+    if not is_dataclass(schema):
+        return
+    known = [entry.name for entry in fields(schema)]
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {where}{near[0]}?" if near else f"expected one of {', '.join(known)}"
+            raise InputError(f"there is no setting {where}{key}: {hint}")
+        if not OmegaConf.is_missing(config, key) and OmegaConf.is_dict(config[key]):
+            _check_keys(config[key], f"{where}{key}.")
+
+
+def _check_dataset(dataset: DictConfig) -> None:
+    for key in ("mean", "std"):
+        if len(dataset[key]) != dataset.channels:
+            raise InputError(
+                f"dataset.{key} has {len(dataset[key])} values, expected one for each of dataset.channels="
+                f"{dataset.channels}: give it on the command line as dataset.{key}=[...]"
+            )
+    if min(dataset.std) <= 0:
+        raise InputError(f"dataset.std is {list(dataset.std)}, expected numbers above 0")
+    fraction = dataset.validation.fraction
+    if not 0 < fraction < 1:
+        raise InputError(
+            f"dataset.validation.fraction is {fraction}, expected a part of the training set, above 0 and below 1"
+        )
+    _at_least("dataset.validation.most", dataset.validation.most, 1)
 
 
 def _check_labels(config: DictConfig) -> None:

@@ -95,7 +95,7 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
     if method.labels == "single" and not method.relabel and distilled.soft_labels is None:
         raise InputError(
             f"{distilled.path} comes without soft labels, but method.labels=single: put a labels.pt (images x classes) "
-            "beside it, name it as method.soft_labels=..., or let the teachers label the images with method.relabel=true"
+            "beside it, name it as method.soft_labels=..., or have the teachers label the images (method.relabel=true)"
         )
     if config.criterion.name == "mse_gt" and method.labels == "single" and distilled.stored_kind == "probabilities":
         raise InputError(

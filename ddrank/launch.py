@@ -81,7 +81,9 @@ def _job(task: Callable[[DictConfig], None], lost: list[str]) -> Callable[[DictC
     return job
 
 
-def _warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     if issubclass(category, StoreWarning):
         return f"ddrank: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"

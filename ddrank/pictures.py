@@ -66,14 +66,18 @@ def curves(fits: Mapping[str, Sequence[Fit]], path: Path) -> Path:
     axes = figure.subplots(1, 2 if tested else 1, squeeze=False)[0]
     for arm, students in sorted(fits.items(), key=lambda item: list(STYLES).index(item[0])):
         color, style = STYLES.get(arm, ("C7", "-"))
-        lines = [np.array([(epoch, np.nan if loss is None else loss) for epoch, loss in fit.losses]) for fit in students]
+        lines = [
+            np.array([(epoch, np.nan if loss is None else loss) for epoch, loss in fit.losses]) for fit in students
+        ]
         lines = [line for line in lines if len(line)]
         for line in lines:
             axes[0].plot(line[:, 0] / line[-1, 0], line[:, 1], color=color, alpha=0.15, linewidth=0.6)
         if lines:
             mean = np.mean([line[:, 1] for line in lines], axis=0)
             label = f"{arm} ({int(lines[0][-1, 0])} epochs)"
-            axes[0].plot(lines[0][:, 0] / lines[0][-1, 0], mean, color=color, linestyle=style, linewidth=1.5, label=label)
+            axes[0].plot(
+                lines[0][:, 0] / lines[0][-1, 0], mean, color=color, linestyle=style, linewidth=1.5, label=label
+            )
         for fit in students:
             if fit.tests:
                 epochs, accuracies = zip(*fit.tests, strict=True)

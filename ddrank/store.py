@@ -40,50 +40,39 @@ class Store:
 
     def lookup(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """The value stored under `key`, or None; a corrupt entry is reported and counts as none."""
-        path = self._path("measurements", key, ".json")
-        try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            if entry["sha256"] == hashlib.sha256(_canonical(entry["value"])).hexdigest():
-                return entry["value"]
-            problem = "its checksum does not fit"
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            problem = str(error)
-        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", StoreWarning, 2)
-        return None
+        return self._sound(self._path("measurements", key, ".json"), _entry_value)
 
     def value(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The value stored under `key`; computed, checked in and returned where there is none yet."""
-        if (found := self.lookup(key)) is not None:
+        path = self._path("measurements", key, ".json")
+        if (found := self._sound(path, _entry_value)) is not None:
             return found
         with self._lock(key):
-            if (found := self.lookup(key)) is not None:
+            if (found := self._sound(path, _entry_value, report=False)) is not None:
                 return found
             value = compute()
             entry = {"key": key, "value": value, "sha256": hashlib.sha256(_canonical(value)).hexdigest()}
             content = json.dumps(entry, indent=1, allow_nan=False)
-            atomic.write_bytes(self._path("measurements", key, ".json"), content.encode())
+            atomic.write_bytes(path, content.encode())
             return json.loads(content)["value"]
 
     def find_tensors(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The tensors stored under `key`, or None; a corrupt entry is reported and counts as none."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+        return self._sound(self._path("tensors", key, ".safetensors"), _entry_tensors)
 
+    def tensors(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors stored under `key`; computed, checked in and returned where there are none yet."""
         path = self._path("tensors", key, ".safetensors")
-        try:
-            content = path.read_bytes()
-            expected = path.with_suffix(".sha256").read_text(encoding="ascii").strip()
-            if hashlib.sha256(content).hexdigest() == expected:
-                return load(content)
-            problem = "its checksum does not fit"
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, SafetensorError) as error:
-            problem = str(error)
-        warnings.warn(f"the store's entry {path} is corrupt ({problem}): computing it again", StoreWarning, 2)
-        return None
+        if (found := self._sound(path, _entry_tensors)) is not None:
+            return found
+        with self._lock(key):
+            if (found := self._sound(path, _entry_tensors, report=False)) is not None:
+                return found
+            self.keep_tensors(key, compute())
+            found = self._sound(path, _entry_tensors)
+            if found is None:
+                raise InputError(f"the store {self.root} does not keep what is written to it: check the disk")
+            return found
 
     def keep_tensors(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Store `tensors` under `key`."""
@@ -101,18 +90,17 @@ class Store:
         for suffix in (".sha256", ".json", ".safetensors"):
             path.with_suffix(suffix).unlink(missing_ok=True)
 
-    def tensors(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors stored under `key`; computed, checked in and returned where there are none yet."""
-        if (found := self.find_tensors(key)) is not None:
-            return found
-        with self._lock(key):
-            if (found := self.find_tensors(key)) is not None:
-                return found
-            self.keep_tensors(key, compute())
-            found = self.find_tensors(key)
-            if found is None:
-                raise InputError(f"the store {self.root} does not keep what is written to it: check the disk")
-            return found
+    def _sound(self, path: Path, read: Callable[[Path], Any], report: bool = True) -> Any:
+        """What `read` finds at `path`; None where there is nothing, or nothing sound, which is reported."""
+        try:
+            return read(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if report:
+                sentence = f"the store's entry {path} is corrupt ({error}): computing it again"
+                warnings.warn(sentence, StoreWarning, stacklevel=3)
+            return None
 
     def _path(self, kind: str, key: Mapping[str, Any], suffix: str) -> Path:
         name = digest(key)
@@ -120,6 +108,26 @@ class Store:
 
     def _lock(self, key: Mapping[str, Any]) -> FileLock:
         return FileLock(self.root / "locks" / f"{digest(key)}.lock")
+
+
+def _entry_value(path: Path) -> dict[str, Any]:
+    entry = json.loads(path.read_bytes())
+    if entry["sha256"] != hashlib.sha256(_canonical(entry["value"])).hexdigest():
+        raise ValueError("its checksum does not fit")
+    return entry["value"]
+
+
+def _entry_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != path.with_suffix(".sha256").read_text(encoding="ascii").strip():
+        raise ValueError("its checksum does not fit")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _canonical(content: Any) -> bytes:

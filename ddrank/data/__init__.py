@@ -1,6 +1,5 @@
 """Real datasets, distilled datasets, and the spaces their images live in."""
 
-
 from ddrank.data.distilled import DistilledDataset, read_distilled, write_distilled
 from ddrank.data.real import RealDataset, load_real
 from ddrank.data.samples import Batches, Samples

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddrank import __version__, atomic
+from ddrank.config import SOFT_KINDS, SPACES
 from ddrank.errors import InputError
 
 FILE = "distilled.safetensors"
@@ -64,6 +65,8 @@ def read_distilled(
     """
     path = _file(Path(path))
     tensors, metadata = _ours(path) if path.suffix == ".safetensors" else _tensors(path)
+    space = _one_of("space", metadata.get("space", space), SPACES, path)
+    kind = _one_of("soft_labels", metadata.get("soft_labels", soft_kind), SOFT_KINDS, path)
     if soft_labels is not None:
         tensors["soft_labels"] = _load_tensor(Path(soft_labels))
     if "images" not in tensors:
@@ -77,14 +80,13 @@ def read_distilled(
     images = images.float().contiguous()
     _finite(images, "images", path)
     labels = _hard_labels(tensors.get("labels"), path, num_classes, ipc)
-    kind = metadata.get("soft_labels", soft_kind)
     soft = tensors.get("soft_labels")
     return DistilledDataset(
         images=images,
         labels=labels,
         soft_labels=None if soft is None else _soft_logits(soft, kind, soft_labels or path, num_classes, ipc),
         lr=_learning_rate(tensors.get("lr"), path),
-        space=metadata.get("space", space),
+        space=space,
         stored_kind=kind,
         metadata=metadata,
         path=path,
@@ -115,7 +117,17 @@ def write_distilled(
     if lr is not None:
         tensors["lr"] = torch.tensor(lr)
     text = {key: json.dumps(value) for key, value in {**metadata, "ddrank": __version__}.items()}
-    return atomic.write_bytes(Path(folder) / FILE, save(tensors, metadata=text))
+    return atomic.write_bytes(Path(folder) / FILE, _in_order(save(tensors, metadata=text)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library writes them in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -142,10 +154,24 @@ def _ours(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = {key: _value(text) for key, text in (file.metadata() or {}).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is truncated or no safetensors file ({error}): make or copy it again") from error
     return tensors, metadata
+
+
+def _value(text: str) -> Any:
+    """A value of the metadata: JSON in files of ours, plain words in others."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _one_of(key: str, value: Any, known: tuple[str, ...], path: Path) -> str:
+    if value not in known:
+        raise InputError(f"{path} has {key} = {value!r}, expected one of {', '.join(known)}: make the file again")
+    return value
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -173,6 +199,10 @@ def _load_tensor(path: Path) -> Tensor:
         content = torch.tensor(float(content))
     if not isinstance(content, Tensor):
         raise InputError(f"{path} holds a {type(content).__name__}, expected one tensor: save it with torch.save")
+    if content.layout != torch.strided or content.is_meta or content.is_quantized:
+        raise InputError(
+            f"{path} holds a sparse, quantized or empty-bodied tensor, expected a plain one: save its values"
+        )
     return content.detach()
 
 
@@ -238,6 +268,7 @@ def _soft_logits(soft: Tensor, kind: str, path: Path | str, num_classes: int, ip
 def _learning_rate(lr: Tensor | None, path: Path) -> float | None:
     if lr is None:
         return None
-    if lr.numel() != 1 or not 0 < float(lr) < float("inf"):
-        raise InputError(f"the learning rate beside {path} is {lr.tolist()}, expected one positive number")
+    found = lr.item() if lr.numel() == 1 else f"a tensor of shape {tuple(lr.shape)}"
+    if lr.numel() != 1 or lr.is_complex() or not 0 < found < float("inf"):
+        raise InputError(f"the learning rate beside {path} is {found}, expected one positive number")
     return float(lr)

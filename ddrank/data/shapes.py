@@ -1,6 +1,7 @@
-"""Procedural images of coloured shapes, any size and number of classes: a stand-in for photographs where none are at hand.
+"""Procedural images of coloured shapes, any size and number of classes: a stand-in where no photographs are at hand.
 
-A class is a kind of shape, a hue and a texture; position, scale, rotation, brightness, background and noise vary.
+A class is a kind of shape, a hue (where there is colour) and a texture; position, scale, rotation, brightness,
+background and noise vary.
 """
 
 from __future__ import annotations
@@ -40,22 +41,24 @@ def load_shapes(
         )
     train = _drawn(num_classes, train_per_class, size, channels, seed=2 * seed)
     test = _drawn(num_classes, test_per_class, size, channels, seed=2 * seed + 1)
-    return train, test, tuple(class_name(label, num_classes) for label in range(num_classes))
+    return train, test, tuple(class_name(label, num_classes, channels) for label in range(num_classes))
 
 
-def class_name(label: int, num_classes: int) -> str:
-    kind, hue, texture = (int(value) for value in _meaning(torch.tensor([label]), num_classes))
+def class_name(label: int, num_classes: int, channels: int) -> str:
+    kind, hue, texture = (int(value) for value in _meaning(torch.tensor([label]), num_classes, channels))
     return f"{KINDS[kind]}-hue{hue}" + (f"-texture{texture}" if texture else "")
 
 
-def _meaning(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def _meaning(labels: Tensor, num_classes: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Kind, hue and texture of each label: as many kinds as hues, as far as they go; textures when both are used up."""
-    kinds, hues = _variety(num_classes)
+    kinds, hues = _variety(num_classes, channels)
     return labels % kinds, labels // kinds % hues, labels // (kinds * hues)
 
 
-def _variety(num_classes: int) -> tuple[int, int]:
-    """How many kinds and hues there are."""
+def _variety(num_classes: int, channels: int) -> tuple[int, int]:
+    """How many kinds and hues there are; grey images have one hue."""
+    if channels == 1:
+        return min(len(KINDS), num_classes), 1
     kinds = min(len(KINDS), math.ceil(math.sqrt(num_classes)))
     return kinds, min(MOST_HUES, math.ceil(num_classes / kinds))
 
@@ -79,8 +82,8 @@ def _draw(labels: Tensor, num_classes: int, size: int, channels: int, generator:
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(count, 1, 1).uniform_(low, high, generator=generator)
 
-    kind, hue, texture = _meaning(labels, num_classes)
-    hues = _variety(num_classes)[1]
+    kind, hue, texture = _meaning(labels, num_classes, channels)
+    hues = _variety(num_classes, channels)[1]
     axis = torch.linspace(-1, 1, size)
     x0, y0 = axis.view(1, 1, -1) - uniform(-0.3, 0.3), axis.view(1, -1, 1) - uniform(-0.3, 0.3)
     angle, scale = uniform(-math.pi / 9, math.pi / 9), uniform(0.4, 0.65)
@@ -94,10 +97,11 @@ def _draw(labels: Tensor, num_classes: int, size: int, channels: int, generator:
     coverage = (inside * size * 0.3).add_(0.5).clamp_(0, 1)
     stripes = 1 - 0.5 * (texture.view(-1, 1, 1) > 0) * (torch.sin((1.5 + 1.5 * texture.view(-1, 1, 1)) * (x + y)) > 0)
     tint = hue.view(-1, 1, 1) / hues + uniform(-0.3, 0.3) / hues
-    colour = _rgb(tint, uniform(0.55, 1.0), uniform(0.6, 1.0)) * stripes.unsqueeze(1)
+    colourful = channels == 3  # without colour, brightness alone sets the shape apart
+    colour = _rgb(tint, uniform(0.55, 1.0) * colourful, uniform(0.6, 1.0)) * stripes.unsqueeze(1)
     slope_x, slope_y = uniform(-0.25, 0.25), uniform(-0.25, 0.25)
     shade = slope_x * axis.view(1, 1, -1) + slope_y * axis.view(1, -1, 1)
-    ground = _rgb(uniform(0, 1), uniform(0, 0.5), uniform(0.2, 0.7)) + shade.unsqueeze(1)
+    ground = _rgb(uniform(0, 1), uniform(0, 0.5) * colourful, uniform(0.2, 0.7)) + shade.unsqueeze(1)
     image = ground.lerp(colour.expand_as(ground), coverage.unsqueeze(1))
     if channels == 1:
         image = image.mean(1, keepdim=True)
