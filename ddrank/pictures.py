@@ -24,7 +24,7 @@ STYLES = {
 
 
 def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path) -> Path:
-    """Draw `pixels` (N, C, H, W) in [0, 1] as a PNG at `path`: a row for each class, or, of one image a class, rows of ten.
+    """Draw `pixels` (N, C, H, W) in [0, 1] as a PNG at `path`: a row for each class; of one image a class, rows of ten.
 
     At most 20 classes and 10 images of each are shown (100 classes of one image); the title says how many there are.
     """
@@ -59,17 +59,14 @@ def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path)
 
 
 def curves(fits: Mapping[str, Sequence[Fit]], path: Path) -> Path:
-    """Draw the training loss of every arm's tested students over the epochs as a PNG at `path`: the mean over seeds as a
-    line, each seed thin; and the test accuracies on the way, where the protocol takes them."""
+    """Draw the training loss of every arm's tested students as a PNG at `path`: the mean over seeds as a line, each
+    seed thin; and the test accuracies on the way, where the protocol takes them."""
     tested = any(fit.tests for arm in fits.values() for fit in arm)
     figure = _figure(11 if tested else 7, 4.2)
     axes = figure.subplots(1, 2 if tested else 1, squeeze=False)[0]
     for arm, students in sorted(fits.items(), key=lambda item: list(STYLES).index(item[0])):
         color, style = STYLES.get(arm, ("C7", "-"))
-        lines = [
-            np.array([(epoch, np.nan if loss is None else loss) for epoch, loss in fit.losses]) for fit in students
-        ]
-        lines = [line for line in lines if len(line)]
+        lines = [np.array(fit.losses, dtype=float) for fit in students if fit.losses]  # None becomes NaN
         for line in lines:
             axes[0].plot(line[:, 0] / line[-1, 0], line[:, 1], color=color, alpha=0.15, linewidth=0.6)
         if lines:
