@@ -48,13 +48,16 @@ def arms(
     config: DictConfig,
     real: RealDataset,
     distilled: DistilledDataset,
-    spaces: Callable[[str], Space],
+    space: Space,
+    plain_space: Space,
     teachers: Teachers | None,
 ) -> list[Arm]:
-    """All six arms of one evaluation, in the order in which they are reported."""
+    """All six arms of one evaluation, in the order in which they are reported.
+
+    `space` is that of the distilled images; `plain_space` the dataset's own, in which `real_hard` is trained.
+    """
     labels, method = config.method.labels, config.method
     pool = real.kept if config.protocol.select_on == "validation" else real.train
-    space, plain_space = spaces(distilled.space), spaces("normalized")
     training, aug, criterion = Training.of(config.train), unnamed(config.aug), unnamed(config.criterion)
     real_training = Training.of(config.dataset.real)
     real_training = replace(

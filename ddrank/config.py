@@ -97,6 +97,8 @@ class Method:
     labels: str = "hard"  # of LABELS
     aug_for_hard: bool = True
     space: str = "normalized"  # of SPACES: the space its images are stored and trained in
+    mean: list[float] = "${dataset.mean}"  # normalized: with which constants, where its code has its own
+    std: list[float] = "${dataset.std}"
     data: str = MISSING
     soft_labels: str | None = None  # a file of its own for the soft labels, where they are not beside the images
     soft_kind: str = "logits"  # or probabilities; a file's own metadata wins
@@ -222,7 +224,7 @@ def check(config: DictConfig) -> None:
     _one_of("method.soft_kind", method.soft_kind, SOFT_KINDS)
     if method.lr is not None and method.lr <= 0:
         raise InputError(f"method.lr is {method.lr}, expected a positive learning rate, or null")
-    _check_dataset(config.dataset)
+    _check_images(config)
     _one_of("protocol.select_on", config.protocol.select_on, ("validation", "test"))
     for place, training in (
         ("train", config.train),
@@ -267,21 +269,24 @@ def _check_keys(config: DictConfig, where: str = "") -> None:
             _check_keys(config[key], f"{where}{key}.")
 
 
-def _check_dataset(dataset: DictConfig) -> None:
-    for key in ("mean", "std"):
-        if len(dataset[key]) != dataset.channels:
-            raise InputError(
-                f"dataset.{key} has {len(dataset[key])} values, expected one for each of dataset.channels="
-                f"{dataset.channels}: give it on the command line as dataset.{key}=[...]"
-            )
-    if min(dataset.std) <= 0:
-        raise InputError(f"dataset.std is {list(dataset.std)}, expected numbers above 0")
-    fraction = dataset.validation.fraction
-    if not 0 < fraction < 1:
+def _check_images(config: DictConfig) -> None:
+    channels, validation = config.dataset.channels, config.dataset.validation
+    for place in ("dataset", "method"):
+        mean, std = config[place].mean, config[place].std
+        for key, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise InputError(
+                    f"{place}.{key} has {len(values)} values, expected one for each of dataset.channels={channels}: "
+                    f"give it on the command line as {place}.{key}=[...]"
+                )
+        if min(std) <= 0:
+            raise InputError(f"{place}.std is {list(std)}, expected numbers above 0")
+    if not 0 < validation.fraction < 1:
         raise InputError(
-            f"dataset.validation.fraction is {fraction}, expected a part of the training set, above 0 and below 1"
+            f"dataset.validation.fraction is {validation.fraction}, expected a part of the training set, above 0 and "
+            "below 1"
         )
-    _at_least("dataset.validation.most", dataset.validation.most, 1)
+    _at_least("dataset.validation.most", validation.most, 1)
 
 
 def _check_labels(config: DictConfig) -> None:

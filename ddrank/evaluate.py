@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from ddrank import build, engine, pictures
 from ddrank.arms import Arm, arms
-from ddrank.data import DistilledDataset, RealDataset, Space, fit_space, load_real, read_distilled
+from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real, read_distilled
 from ddrank.data.real import check_ipc
 from ddrank.distill.make import make_if_embedded
 from ddrank.errors import InputError
@@ -40,11 +39,13 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
         distilled = load_distilled(config)
         real = load_real(config.dataset, config.paths.data)
         _check_ipc(config, real)
-        spaces = _spaces(real, store)
+        plain_space = fit_space("normalized", real.train, real.mean, real.std, store)
+        constants = tuple(config.method.mean), tuple(config.method.std)
+        plain = (distilled.space, *constants) == ("normalized", real.mean, real.std)
+        space = plain_space if plain else fit_space(distilled.space, real.train, *constants, store)
         room = TeacherRoom(config, real, store, machine, display)
-        needs_teachers = config.method.labels == "multi" or config.method.labels == "single"
-        teachers = room.teachers(spaces(distilled.space)) if needs_teachers else None
-        all_arms = arms(config, real, distilled, spaces, teachers)
+        teachers = room.teachers(space) if config.method.labels != "hard" else None
+        all_arms = arms(config, real, distilled, space, plain_space, teachers)
         measurer = Measurer(config, real, store, machine, display)
         seeds = [config.seed + offset for offset in range(config.num_eval)]
         measurer.announce(all_arms, seeds)
@@ -56,7 +57,7 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
         display.say(f"trained {measurer.trained} students; {measurer.found} measurements came from the store")
     result = _result(config, seeds, all_arms, fits, distilled, machine, time.monotonic() - started)
     result.save(folder / RESULT_FILE)
-    images = spaces(distilled.space).inverse(distilled.images).clamp(0, 1)
+    images = space.inverse(distilled.images).clamp(0, 1)
     grid = pictures.grid(images, distilled.labels, real.class_names, folder / "images.png")
     curves = pictures.curves(fits, folder / "curves.png")
     logger.finish(result, [grid, curves])
@@ -118,14 +119,6 @@ def _check_ipc(config: DictConfig, real: RealDataset) -> None:
     pool = real.kept if config.protocol.select_on == "validation" else real.train
     for label, count in enumerate(pool.labels.bincount(minlength=real.num_classes).tolist()):
         check_ipc(config.ipc, count, real.name, real.class_names[label])
-
-
-def _spaces(real: RealDataset, store: Store):
-    @lru_cache
-    def space(name: str) -> Space:
-        return fit_space(name, real.train, real.mean, real.std, store)
-
-    return space
 
 
 def _result(

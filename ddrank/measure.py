@@ -51,8 +51,8 @@ class Measurer:
         self._protocol = config.protocol
         self._model = build.plain(config.model)
         self._test_every = config.protocol.test_every.get(config.method.labels)
-        self._sets: dict[tuple[str, str], Samples] = {}
-        self._latest: dict[str, Samples] = {}
+        self._sets: dict[tuple[Space, str], Samples] = {}
+        self._latest: dict[tuple[str, Space, int], Samples] = {}
         self._share: dict[str, int] = {}
         self.trained = self.found = 0
 
@@ -200,15 +200,15 @@ class Measurer:
 
     def _samples(self, arm: Arm, seed: int) -> Samples:
         """An arm's training samples for a seed; the latest are kept, since their fingerprint takes a while."""
-        name = f"{arm.source} {arm.space.name} {seed}"
-        if name not in self._latest:
-            self._latest = {name: arm.samples(seed)}
-        return self._latest[name]
+        which = arm.source, arm.space, seed
+        if which not in self._latest:
+            self._latest = {which: arm.samples(seed)}
+        return self._latest[which]
 
     def _real_set(self, space: Space, which: str) -> Samples:
-        if (space.name, which) not in self._sets:
-            self._sets[space.name, which] = space.samples(getattr(self._real, which))
-        return self._sets[space.name, which]
+        if (space, which) not in self._sets:
+            self._sets[space, which] = space.samples(getattr(self._real, which))
+        return self._sets[space, which]
 
     def _to_device(self, samples: Samples) -> Samples:
         return samples if self._engine.device == "cpu" else samples.to(self._engine.device)

@@ -27,7 +27,7 @@ def digest(key: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """Entries under `root`: `measurements/` (JSON) and `tensors/` (safetensors), in folders by the key's first digits."""
+    """Entries under `root`: `measurements/` (JSON) and `tensors/` (safetensors), foldered by the key's first digits."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root)

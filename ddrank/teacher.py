@@ -16,6 +16,7 @@ from ddrank import build
 from ddrank.config import model_named
 from ddrank.criteria import CrossEntropy
 from ddrank.data import RealDataset, Samples, Space
+from ddrank.data.distilled import load_weights_only
 from ddrank.engine import Engine
 from ddrank.errors import InputError
 from ddrank.models import build as build_model
@@ -51,7 +52,7 @@ class TeacherRoom:
     def __init__(self, config: DictConfig, real: RealDataset, store: Store, engine: Engine, display: Display):
         self._config, self._real, self._store = config, real, store
         self._engine, self._display = engine, display
-        self._in_space: dict[str, Samples] = {}
+        self._in_space: dict[Space, Samples] = {}
 
     def teachers(self, space: Space) -> Teachers:
         """The teachers of `method.teachers`, for images in `space`."""
@@ -110,9 +111,9 @@ class TeacherRoom:
         return student.network.state_dict()
 
     def _samples(self, space: Space) -> Samples:
-        if space.name not in self._in_space:
-            self._in_space = {space.name: space.samples(self._real.kept)}
-        return self._in_space[space.name]
+        if space not in self._in_space:
+            self._in_space = {space: space.samples(self._real.kept)}
+        return self._in_space[space]
 
     def _network(self, model: dict[str, Any]) -> nn.Module:
         real = self._real
@@ -122,7 +123,7 @@ class TeacherRoom:
         """A network with the weights of a state_dict file; DataParallel's `module.` prefixes are dropped."""
         network = self._network(model)
         try:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = load_weights_only(path)
             weights = weights.get("state_dict", weights.get("model", weights))
             network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in weights.items()})
         except Exception as error:

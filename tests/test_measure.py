@@ -106,7 +106,7 @@ def all_arms(config, teachers=None, **distilled):
     real = load_real(config.dataset, "data")
     made = DistilledDataset(torch.zeros(10, 1, 8, 8), torch.arange(10), **distilled)
     space = Space("normalized", real.mean, real.std)
-    return real, {arm.name: arm for arm in build_arms(config, real, made, lambda name: space, teachers)}
+    return real, {arm.name: arm for arm in build_arms(config, real, made, space, space, teachers)}
 
 
 def test_what_each_arm_is_trained_on(composed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def _load_tensor(path: Path) -> Tensor:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a file that holds one tensor")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_weights_only(path)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -204,6 +205,13 @@ def _load_tensor(path: Path) -> Tensor:
             f"{path} holds a sparse, quantized or empty-bodied tensor, expected a plain one: save its values"
         )
     return content.detach()
+
+
+def load_weights_only(path: Path) -> Any:
+    """What a file of torch.save holds, if that is data alone; anything that could run code raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _shape_problem(path: Path, found: tuple, expected: tuple, num_classes: int, ipc: int) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddrank.data.samples import Samples, normalize
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Space:
     """A per-dataset transform of images, with its inverse.
 

@@ -69,7 +69,7 @@ def distill(
             _same_settings(folder / FILE, metadata)
             return folder / FILE, False
         real = load_real(config.dataset, config.paths.data)
-        space = fit_space(config.method.space, real.train, real.mean, real.std, store)
+        space = fit_space(config.method.space, real.train, tuple(config.method.mean), tuple(config.method.std), store)
         room = TeacherRoom(config, real, store, engine, display)
 
         def network(name: str) -> nn.Module:
@@ -107,7 +107,7 @@ def _same_settings(path: Path, wanted: dict) -> None:
         if key in found and found[key] != wanted[key]:
             raise InputError(
                 f"{path} was made with {_difference(key, found[key], wanted[key])}: make it anew with "
-                "`python -m ddrank.distill ... overwrite=true`, or keep both with another paths.distilled=..."
+                "`python -m ddrank.distill`, the same settings and overwrite=true, or choose another paths.distilled"
             )
 
 
