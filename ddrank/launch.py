@@ -40,7 +40,7 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     try:
         hydra_main(_job(task, lost))()
         if lost:
-            _stop(f"{len(lost)} of the sweep's jobs could not be done ({'; '.join(lost)}): mend them and run it again")
+            _stop(f"{len(lost)} of the sweep's jobs could not be done, as said above: mend them and run it again")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
@@ -72,11 +72,11 @@ def _job(task: Callable[[DictConfig], None], lost: list[str]) -> Callable[[DictC
             _leave_nothing(Path(hydra_config.runtime.output_dir))
             if hydra_config.mode == RunMode.RUN:
                 _stop(str(error))
-            overrides = " ".join(hydra_config.overrides.task)
-            print(f"ddrank: {overrides}: {error}", file=sys.stderr)
+            name = f"{config.method.name} on {config.dataset.name}, ipc={config.ipc}, seed={config.seed}"
+            print(f"ddrank: job {hydra_config.job.num} ({name}): {error}", file=sys.stderr)
             if hydra_config.runtime.choices["hydra/launcher"] != "basic":
                 raise  # jobs in other processes cannot add to the list
-            lost.append(overrides)
+            lost.append(name)
 
     return job
 
@@ -96,7 +96,7 @@ def _leave_nothing(folder: Path) -> None:
 
 
 def _stop(sentence: str) -> NoReturn:
-    if os.environ.get(DEBUG):
+    if os.environ.get(DEBUG) and sys.exc_info()[0]:
         raise
     print(f"ddrank: {sentence}", file=sys.stderr)
     sys.exit(2)
