@@ -142,7 +142,7 @@ class Engine:
     name: str = MISSING
     accelerator: str = "auto"
     precision: str = "32-true"
-    threads: int | None = None  # CPU threads for one student; null: one for small images, else all cores
+    threads: int | None = None  # CPU threads for one student; null: one for small batches of small images, else all
     allocator: bool = True  # keep freed memory in the process (glibc): no page faults at every step
 
 

@@ -21,7 +21,7 @@ from ddrank import __version__
 from ddrank.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_SMALL_IMAGE = 16
+_SMALL_STEP = 3 * 64 * 32 * 32  # numbers in a batch of images
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -31,7 +31,7 @@ class Engine:
 
     device: str
     precision: str
-    threads: int
+    threads: int | None
 
     def trainer(self, epochs: int, **options: Any) -> Trainer:
         """A Lightning trainer for one fit that logs, saves and prints nothing of its own."""
@@ -50,13 +50,19 @@ class Engine:
         )
 
     @contextmanager
-    def all_cores(self) -> Iterator[None]:
-        """For work on many images at once: every core, whatever a student gets."""
-        torch.set_num_threads(max(self.threads, os.cpu_count() or 1))
+    def cores(self, pixels: int | None = None) -> Iterator[None]:
+        """CPU threads for steps on `pixels` numbers: one for small steps, else (or without a number) all cores.
+
+        A small step gains little from a second thread, and loses much where another program takes that core: the
+        threads wait for each other at every operation.
+        """
+        before = torch.get_num_threads()
+        small = pixels is not None and pixels <= _SMALL_STEP
+        torch.set_num_threads(self.threads or (1 if small else os.cpu_count() or 1))
         try:
             yield
         finally:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(before)
 
     def environment(self) -> dict[str, Any]:
         """What of this machine a result should remember."""
@@ -74,17 +80,15 @@ class Engine:
         }
 
 
-def start(config: DictConfig, size: int) -> Engine:
-    """Set this process up as the `engine` config says, for images of `size` pixels. Raises InputError."""
+def start(config: DictConfig) -> Engine:
+    """Set this process up as the `engine` config says. Raises InputError."""
     _quiet_lightning()
     if config.precision not in PRECISIONS:
         raise InputError(f"engine.precision is {config.precision!r}, expected one of {', '.join(PRECISIONS)}")
     device = _device(config.accelerator)
     if config.allocator:
         _keep_memory()
-    threads = config.threads or (1 if size <= _SMALL_IMAGE else os.cpu_count() or 1)
-    torch.set_num_threads(threads)
-    return Engine(device=device, precision=config.precision, threads=threads)
+    return Engine(device=device, precision=config.precision, threads=config.threads)
 
 
 def _device(accelerator: str) -> str:

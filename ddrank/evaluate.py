@@ -30,7 +30,7 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
     Raises InputError, before any training, for whatever cannot be evaluated.
     """
     started = time.monotonic()
-    machine = engine.start(config.engine, config.dataset.size)
+    machine = engine.start(config.engine)
     _check_parts(config)
     store = Store(config.paths.store)
     logger = build.build(config.logger, "logger")

@@ -35,6 +35,8 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     # Errors come here instead of being printed by Hydra with exit status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.formatwarning = _warning
+    # Threads that wait for each other shall not spin for long: another program may have their core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     lost: list[str] = []
     hydra_main = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")
     try:

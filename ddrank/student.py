@@ -152,7 +152,7 @@ def train(
         limit_val_batches=None if test_every else 0,
         check_val_every_n_epoch=test_every,
     )
-    with isolate_rng():
+    with isolate_rng(), engine.cores(batches.batch_size * samples.images[0].numel()):
         seed_everything(derived_seed(seed, "training"), verbose=False)
         loaders = [test_batches(tests)] if test_every else []
         trainer.fit(student, batches, *loaders)
@@ -161,7 +161,9 @@ def train(
 
 def accuracy_on(student: Student, samples: Samples, engine: Engine) -> float:
     """Accuracy (fraction) of a trained student on `samples`."""
-    engine.trainer(1).validate(student, test_batches(samples), verbose=False)
+    batches = test_batches(samples)
+    with engine.cores(batches.batch_size * samples.images[0].numel()):
+        engine.trainer(1).validate(student, batches, verbose=False)
     return student.tests.pop()[1]
 
 

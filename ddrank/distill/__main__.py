@@ -19,7 +19,7 @@ def distillation(config: DictConfig) -> None:
     from ddrank.progress import Display
     from ddrank.store import Store
 
-    machine = engine.start(config.engine, config.dataset.size)
+    machine = engine.start(config.engine)
     with Display() as display:
         path, made = distill(
             config, config.seed, machine, Store(config.paths.store), display, overwrite=config.overwrite

@@ -79,7 +79,7 @@ def distill(
         def trained(name: str) -> nn.Module:
             return room.trained(model_named(name, config), space)[0].to(engine.device).eval()
 
-        with isolate_rng(), engine.all_cores():
+        with isolate_rng(), engine.cores():
             seed_everything(derived_seed(seed, "distillation"), verbose=False)
             task = Task(
                 real=real,
