@@ -222,8 +222,6 @@ def check(config: DictConfig) -> None:
     _one_of("method.labels", method.labels, LABELS)
     _one_of("method.space", method.space, SPACES)
     _one_of("method.soft_kind", method.soft_kind, SOFT_KINDS)
-    if method.lr is not None and method.lr <= 0:
-        raise InputError(f"method.lr is {method.lr}, expected a positive learning rate, or null")
     _check_images(config)
     _one_of("protocol.select_on", config.protocol.select_on, ("validation", "test"))
     for place, training in (
@@ -237,16 +235,29 @@ def check(config: DictConfig) -> None:
         _at_least(f"{place}.batch_size", training.batch_size, 1)
         if training.schedule == "step":
             _at_least(f"{place}.step_size", training.step_size, 1)
+        _at_least(f"{place}.momentum", training.momentum, 0)
+        _at_least(f"{place}.weight_decay", training.weight_decay, 0)
+        if not all(0 <= beta < 1 for beta in training.betas):
+            raise InputError(f"{place}.betas is {list(training.betas)}, expected two numbers from 0 to below 1")
+    for place, lr, needed in (
+        ("method", method.lr, False),
+        ("dataset.real", config.dataset.real.lr, not config.protocol.real.search),
+        ("dataset.teacher", config.dataset.teacher.lr, True),
+    ):
+        if (lr is None and needed) or (lr is not None and not 0 < lr < float("inf")):
+            raise InputError(f"{place}.lr is {lr}, expected a positive learning rate" + ("" if needed else " or null"))
     _at_least("ipc", config.ipc, 1)
     _at_least("num_eval", config.num_eval, 1)
     _at_least("seed", config.seed, 0)
     for name in ("w", "g"):
         if not 0 <= config.score[name] <= 1:
             raise InputError(f"score.{name} is {config.score[name]}, expected a weight in [0, 1]")
-    if not config.protocol.lrs or min(config.protocol.lrs) <= 0:
+    if not config.protocol.lrs or not all(0 < lr < float("inf") for lr in config.protocol.lrs):
         raise InputError(f"protocol.lrs is {list(config.protocol.lrs)}, expected one or more positive learning rates")
     if config.protocol.best_checkpoint and method.labels not in config.protocol.test_every:
         raise InputError(f"protocol.test_every has no entry for labels={method.labels}: how many epochs between tests?")
+    for labels, epochs in config.protocol.test_every.items():
+        _at_least(f"protocol.test_every.{labels}", epochs, 1)
     if config.protocol.select_on == "validation" and config.protocol.best_checkpoint:
         raise InputError(
             "protocol.best_checkpoint=true picks the epoch on the test set: it goes with protocol.select_on=test only"
@@ -325,6 +336,6 @@ def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{key} is {value!r}, expected one of {', '.join(known)}")
 
 
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
+def _at_least(key: str, value: float, least: int) -> None:
+    if not value >= least:
         raise InputError(f"{key} is {value}, expected {least} or more")
