@@ -115,7 +115,7 @@ def arms(
             source="distilled, hard labels",
             samples=lambda seed: hard,
             criterion=CROSS_ENTROPY,
-            aug=aug if method.aug_for_hard else NO_AUG,
+            aug=aug if method.aug_for_hard else views_of(aug),
             teachers=None,
             lr=synthetic.lr if labels == "hard" else None,
         ),
@@ -124,3 +124,9 @@ def arms(
         replace(synthetic, name="syn_any_noaug", aug=NO_AUG),
         replace(random, name="rdm_any_noaug", aug=NO_AUG),
     ]
+
+
+def views_of(aug: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of an augmentation without `aug_for_hard`: the crops and flips of each image, as in the ddranking
+    package; what acts on the batch (DSA, mixup, cutmix) is left out."""
+    return {key: part for key, part in aug.items() if part["_target_"].endswith(".Views")}

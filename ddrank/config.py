@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -95,7 +95,7 @@ class Method:
 
     name: str = MISSING
     labels: str = "hard"  # of LABELS
-    aug_for_hard: bool = True
+    aug_for_hard: bool = True  # syn_hard has the augmentation; otherwise its views (crops, flips) alone
     space: str = "normalized"  # of SPACES: the space its images are stored and trained in
     mean: list[float] = "${dataset.mean}"  # normalized: with which constants, where its code has its own
     std: list[float] = "${dataset.std}"
@@ -194,6 +194,14 @@ def register() -> None:
     store.store(name="distillation_schema", node=Distillation)
 
 
+def settings(kind: type = Evaluation, place: str = "") -> list[str]:
+    """The dotted names of all settings that the schema knows, with those of the conf/ groups."""
+    named = [] if place else [path.name for path in folder().iterdir() if path.is_dir()]
+    for entry, hint in get_type_hints(kind).items():
+        named += settings(hint, f"{place}{entry}.") if is_dataclass(hint) else [f"{place}{entry}"]
+    return named
+
+
 def folder() -> Path:
     """The conf/ folder: inside the package in an installed wheel, at the top in a checkout."""
     inside = Path(__file__).parent / "conf"
@@ -201,15 +209,22 @@ def folder() -> Path:
 
 
 def model_named(name: str, config: DictConfig) -> dict[str, Any]:
-    """The model config `conf/model/<name>.yaml`, its interpolations resolved against `config`.
+    """The model config `conf/model/<name>.yaml`, its interpolations resolved against `config`; `timm:resnet18` and
+    `torchvision:resnet18` give the architecture of those two.
 
     Raises InputError when there is no such model.
     """
-    path = folder() / "model" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(entry.stem for entry in (folder() / "model").glob("*.yaml")))
-        raise InputError(f"there is no model {name!r} (asked for by the configuration): choose one of {known}")
-    shell = OmegaConf.create({"dataset": config.dataset, "model": OmegaConf.load(path)})
+    name, _, arch = name.partition(":")
+    known = sorted(entry.stem for entry in (folder() / "model").glob("*.yaml"))
+    if name not in known:
+        raise InputError(
+            f"there is no model {name!r} (asked for by the configuration): choose one of {', '.join(known)}"
+        )
+    shell = OmegaConf.create({"dataset": config.dataset, "model": OmegaConf.load(folder() / "model" / f"{name}.yaml")})
+    if OmegaConf.is_missing(shell.model, "arch") != bool(arch):
+        raise InputError(f"the model {name!r} is named with its architecture, as in timm:resnet18, and no other is")
+    if arch:
+        shell.model.arch = arch
     return OmegaConf.to_container(shell.model, resolve=True)
 
 
@@ -302,6 +317,12 @@ def _check_images(config: DictConfig) -> None:
 
 def _check_labels(config: DictConfig) -> None:
     labels, criterion = config.method.labels, config.criterion.name
+    if labels != "single" and config.method.soft_labels:
+        raise InputError(f"method.soft_labels is given, but method.labels={labels} does not use it: choose single")
+    if labels == "hard" and config.method.teacher_weights:
+        raise InputError(
+            "method.teacher_weights is given, but method.labels=hard has no teachers: choose single or multi"
+        )
     if labels == "hard" and criterion != "ce":
         raise InputError(
             f"criterion={criterion} needs soft labels, but method.labels=hard has none: "

@@ -2,7 +2,7 @@
 
 Every criterion is called as `criterion(logits, target, label)` and returns a scalar: `logits` (N, C) of the student,
 `target` (N, C) the logits of a soft label or None, `label` (N,) int64 class indices or None. `needs` says which of the
-two a criterion cannot do without: "label" or "soft".
+two a criterion reads: "label", "soft" or both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CrossEntropy(nn.Module):
     0.693147
     """
 
-    needs = "label"
+    needs = ("label",)
 
     def forward(self, logits: Tensor, target: Tensor | None, label: Tensor | None) -> Tensor:
         return F.cross_entropy(logits, _given(label, self, "class indices"))
@@ -30,7 +30,7 @@ class CrossEntropy(nn.Module):
 class SoftCrossEntropy(nn.Module):
     """Soft cross entropy with the softened target: see `soft_cross_entropy`. `label` is not looked at."""
 
-    needs = "soft"
+    needs = ("soft",)
 
     def __init__(self, temperature: float = 1.0, scale_loss: bool = False):
         super().__init__()
@@ -43,7 +43,7 @@ class SoftCrossEntropy(nn.Module):
 class KL(nn.Module):
     """Kullback-Leibler divergence of the student from the softened target: see `kl`. `label` is not looked at."""
 
-    needs = "soft"
+    needs = ("soft",)
 
     def __init__(self, temperature: float = 1.0, scale_loss: bool = False):
         super().__init__()
@@ -56,7 +56,7 @@ class KL(nn.Module):
 class MSEGT(nn.Module):
     """Squared error of the logits plus cross entropy with the true class: see `mse_gt`."""
 
-    needs = "soft"
+    needs = ("soft", "label")
 
     def __init__(self, mse_weight: float = 1.0, ce_weight: float = 0.025):
         super().__init__()

@@ -9,7 +9,7 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -58,7 +58,7 @@ class Engine:
         """
         before = torch.get_num_threads()
         small = pixels is not None and pixels <= _SMALL_STEP
-        torch.set_num_threads(self.threads or (1 if small else os.cpu_count() or 1))
+        torch.set_num_threads(self.threads or (1 if small else _cores()))
         try:
             yield
         finally:
@@ -74,9 +74,11 @@ class Engine:
                 "python": platform.python_version(),
                 **{name: version(name) for name in packages},
             },
-            **asdict(self),
+            "device": self.device,
+            "precision": self.precision,
+            "threads": self.threads or "one for small steps, else all cores",
             "processor": processor,
-            "cores": os.cpu_count(),
+            "cores": _cores(),
         }
 
 
@@ -86,9 +88,16 @@ def start(config: DictConfig) -> Engine:
     if config.precision not in PRECISIONS:
         raise InputError(f"engine.precision is {config.precision!r}, expected one of {', '.join(PRECISIONS)}")
     device = _device(config.accelerator)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     if config.allocator:
         _keep_memory()
     return Engine(device=device, precision=config.precision, threads=config.threads)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(accelerator: str) -> str:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddrank import build, engine, pictures
 from ddrank.arms import Arm, arms
+from ddrank.augment import CutMix, MixUp
 from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real, read_distilled
 from ddrank.data.real import check_ipc
 from ddrank.distill.make import make_if_embedded
@@ -19,7 +20,7 @@ from ddrank.progress import Display
 from ddrank.result import Arm as ArmResult
 from ddrank.result import Result
 from ddrank.store import Store
-from ddrank.teacher import TeacherRoom
+from ddrank.teacher import TeacherRoom, Teachers
 
 RESULT_FILE = "result.json"
 
@@ -35,10 +36,14 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
     store = Store(config.paths.store)
     logger = build.build(config.logger, "logger")
     with Display() as display:
-        make_if_embedded(config, machine, store, display)
-        distilled = load_distilled(config)
+        if not config.dataset.embedded:
+            load_distilled(config)  # what is missing there is said before anything large is read
         real = load_real(config.dataset, config.paths.data)
         _check_ipc(config, real)
+        make_if_embedded(config, real, machine, store, display)
+        distilled = load_distilled(config)
+        if distilled.soft_labels is not None and config.method.labels == "hard":
+            display.say(f"{distilled.path} has soft labels, which method.labels=hard leaves unused")
         plain_space = fit_space("normalized", real.train, real.mean, real.std, store)
         constants = tuple(config.method.mean), tuple(config.method.std)
         plain = (distilled.space, *constants) == ("normalized", real.mean, real.std)
@@ -54,8 +59,8 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
         for arm in all_arms:
             fits[arm.name] = measurer.measure(arm, seeds)
             logger.arm(fits[arm.name])
-        display.say(f"trained {measurer.trained} students; {measurer.found} measurements came from the store")
-    result = _result(config, seeds, all_arms, fits, distilled, machine, time.monotonic() - started)
+        display.say(f"trained {measurer.trained} students; {measurer.found} came from the store")
+    result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, time.monotonic() - started)
     result.save(folder / RESULT_FILE)
     images = space.inverse(distilled.images).clamp(0, 1)
     grid = pictures.grid(images, distilled.labels, real.class_names, folder / "images.png")
@@ -72,16 +77,14 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
         if method.distiller is None:
             how = "put them there, or give their place as method.data=..."
         else:
-            how = (
-                f"make them with `python -m ddrank.distill method={method.name} dataset={dataset.name} "
-                f"ipc={config.ipc}`, or give their place as method.data=..."
-            )
+            how = "make them with `python -m ddrank.distill` and these settings, or give their place as method.data=..."
         raise InputError(
             f"there are no distilled data of {method.name} for {dataset.name} at ipc={config.ipc}: {path} does not "
             f"exist; {how}"
         )
     distilled = read_distilled(
         path,
+        dataset=dataset.name,
         num_classes=dataset.num_classes,
         ipc=config.ipc,
         channels=dataset.channels,
@@ -90,9 +93,6 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
         soft_labels=method.soft_labels,
         soft_kind=method.soft_kind,
     )
-    made_for = distilled.metadata.get("dataset", dataset.name)
-    if made_for != dataset.name:
-        raise InputError(f"{distilled.path} was made for {made_for}, not for {dataset.name}: choose dataset={made_for}")
     if method.labels == "single" and not method.relabel and distilled.soft_labels is None:
         raise InputError(
             f"{distilled.path} comes without soft labels, but method.labels=single: put a labels.pt (images x classes) "
@@ -110,7 +110,9 @@ def _check_parts(config: DictConfig) -> None:
     dataset = config.dataset
     build_model(config.model, num_classes=dataset.num_classes, channels=dataset.channels, size=dataset.size)
     build.build(config.criterion, "criterion")
-    build.parts(config.aug, "aug")
+    mixing = [part for part in build.parts(config.aug, "aug") if isinstance(part, MixUp | CutMix)]
+    if len(mixing) > 1:
+        raise InputError("aug mixes images twice: keep one of mixup and cutmix")
     build.parts(dataset.real.aug, "dataset.real.aug")
     build.parts(dataset.teacher.aug, "dataset.teacher.aug")
 
@@ -127,6 +129,7 @@ def _result(
     all_arms: list[Arm],
     fits: dict[str, list[Fit]],
     distilled: DistilledDataset,
+    teachers: Teachers | None,
     machine: engine.Engine,
     seconds: float,
 ) -> Result:
@@ -146,7 +149,11 @@ def _result(
         },
         w=config.score.w,
         g=config.score.g,
-        distilled={"path": str(distilled.path), "sha256": distilled.sha256},
+        distilled={
+            "path": str(distilled.path),
+            "sha256": distilled.sha256,
+            **({"teachers": teachers.fingerprint} if teachers else {}),
+        },
         environment=machine.environment(),
         seconds={
             "total": round(seconds, 3),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -23,7 +25,16 @@ from ddrank import config as schema
 from ddrank.errors import InputError, StoreWarning
 
 DEBUG = "DDRANK_DEBUG"
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.EDQUOT}
+_UNWRITABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EDQUOT,
+}
 
 
 def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
@@ -37,10 +48,11 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     warnings.formatwarning = _warning
     # Threads that wait for each other shall not spin for long: another program may have their core.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    began: list[str] = []
     lost: list[str] = []
     hydra_main = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")
     try:
-        hydra_main(_job(task, lost))()
+        hydra_main(_job(task, began, lost))()
         if lost:
             _stop(f"{len(lost)} of the sweep's jobs could not be done, as said above: mend them and run it again")
     except BrokenPipeError:
@@ -55,18 +67,23 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
         if error.errno not in _UNWRITABLE:
             raise
         _stop(
-            f"{error.filename} cannot be written ({error.strerror}): choose writable folders as paths.runs, "
-            "paths.store and paths.distilled"
+            f"{error.filename} cannot be used ({error.strerror}): choose other folders as paths.runs, paths.store, "
+            "paths.distilled or paths.data"
         )
+    except (ValueError, TypeError, AssertionError) as error:
+        if began:
+            raise
+        _stop(_one_line(error))  # Hydra's own way of refusing some command lines
     except KeyboardInterrupt:
         print("interrupted; whatever was finished is in the store and will not be computed again", file=sys.stderr)
         sys.exit(130)
 
 
-def _job(task: Callable[[DictConfig], None], lost: list[str]) -> Callable[[DictConfig], None]:
+def _job(task: Callable[[DictConfig], None], began: list[str], lost: list[str]) -> Callable[[DictConfig], None]:
     """`task` as Hydra calls it. A single job stops at bad input; a sweep goes on and notes in `lost` what it lacks."""
 
     def job(config: DictConfig) -> None:
+        began.append("a job")
         try:
             task(config)
         except InputError as error:
@@ -95,6 +112,11 @@ def _leave_nothing(folder: Path) -> None:
     """Remove a job's folder if it holds no more than what Hydra put there."""
     if {entry.name for entry in folder.iterdir()} <= {".hydra"}:
         shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # up to the first parent that holds something else
+            for parent in folder.parents:
+                if not parent.is_relative_to(Path.cwd()) or parent == Path.cwd():
+                    break
+                parent.rmdir()
 
 
 def _stop(sentence: str) -> NoReturn:
@@ -121,4 +143,8 @@ def _one_line(error: Exception) -> str:
     lines = [line.strip() for part in parts for line in part.splitlines()]
     told = [line for line in lines if line and not line.startswith(("To append", "object_type=", "reference_type="))]
     text = "; ".join(dict.fromkeys(line.rstrip(".") for line in told))
+    if unknown := re.search(r"Could not override '([\w.@/]+)'", text):
+        near = difflib.get_close_matches(unknown[1], schema.settings(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "see the known settings with `--cfg job`"
+        return f"there is no setting {unknown[1]}: {hint}"
     return f"{text}: see the known settings with `--cfg job`"

@@ -111,12 +111,15 @@ class Wandb(Nothing):
 class TensorBoard(Nothing):
     """TensorBoard events under `tensorboard/` in the run's folder: curves, arms, scores and pictures."""
 
-    def start(self, config: DictConfig, folder: Path) -> None:
+    def __init__(self) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError("logger=tensorboard needs TensorBoard: pip install 'ddrank[tensorboard]'") from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._open = SummaryWriter
+
+    def start(self, config: DictConfig, folder: Path) -> None:
+        self._writer = self._open(str(folder / "tensorboard"))
 
     def arm(self, fits: Sequence[Fit]) -> None:
         for fit in fits:

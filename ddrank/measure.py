@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
 from typing import Any
@@ -54,6 +54,7 @@ class Measurer:
         self._sets: dict[tuple[Space, str], Samples] = {}
         self._latest: dict[tuple[str, Space, int], Samples] = {}
         self._share: dict[str, int] = {}
+        self._made: set[str] = set()
         self.trained = self.found = 0
 
     def announce(self, arms: Iterable[Arm], seeds: list[int]) -> None:
@@ -74,8 +75,8 @@ class Measurer:
             return [self._best_on_test(arm, seed) for seed in seeds]
         lr = arm.lr if arm.lr is not None else self._best_lr(arm)
         fits = [self._tested(arm, seed, lr) for seed in seeds]
-        for rate in self._protocol.lrs:
-            self._store.drop_tensors(self._weights_key(arm, self._protocol.tuning_seed, rate))
+        if self._protocol.tuning_seed in seeds:
+            self._store.drop_tensors(self._weights_key(arm, self._protocol.tuning_seed, lr))
         return fits
 
     def _best_on_test(self, arm: Arm, seed: int) -> Fit:
@@ -138,7 +139,7 @@ class Measurer:
         return {"losses": [], "tests": [], "seconds": 0.0} | known | {"accuracy": accuracy}
 
     def _fit(self, arm: Arm, seed: int, lr: float, tests: Samples | None = None) -> tuple[Student, float]:
-        started = time.monotonic()
+        started, real = time.monotonic(), self._real
         name = f"{arm.name} seed {seed} lr {lr:g}"
         with self._display.activity(name, arm.training.epochs, self._work(arm)) as advance:
             student = train(
@@ -146,11 +147,11 @@ class Measurer:
                 self._to_device(self._samples(arm, seed)),
                 training=arm.training,
                 criterion=build.build(arm.criterion, "criterion"),
-                augmentations=build.parts(arm.aug, "aug"),
+                augmentations=build.parts(arm.aug, "aug", black=arm.space.black(real.channels, real.size)),
                 lr=lr,
                 seed=seed,
                 engine=self._engine,
-                num_classes=self._real.num_classes,
+                num_classes=real.num_classes,
                 teachers=arm.teachers,
                 tests=None if tests is None else self._to_device(tests),
                 test_every=None if tests is None else self._test_every,
@@ -160,15 +161,16 @@ class Measurer:
         return student, time.monotonic() - started
 
     def _from_store(self, arm: Arm, seed: int, lr: float, key: dict, compute, what: str, trains: bool = True) -> Fit:
-        before = self.trained
+        before, name = self.trained, f"{arm.name:<13} seed {seed}  lr {lr:<6g}"
+        known = digest(key) in self._made
         value = self._store.value(key, compute)
         fit = Fit(arm.name, seed, lr, value["accuracy"], value["losses"], value["tests"], value["seconds"])
         if self.trained > before:
-            name = f"{arm.name:<13} seed {seed}  lr {lr:<6g}"
+            self._made.add(digest(key))
             self._display.finished(f"{name} {what} {fit.accuracy:.4f}  {fit.seconds:.1f} s")
-        else:
-            self.found += 1
-            self._display.skip(self._work(arm) if trains else 0)
+            return fit
+        self.found += trains and not known
+        self._display.skip(self._work(arm) if trains else 0)
         return fit
 
     def _record(self, student: Student, accuracy: float, seconds: float) -> dict[str, Any]:
@@ -184,11 +186,10 @@ class Measurer:
             "kind": "accuracy",
             "version": VERSION,
             "model": build.unnamed(self._model),
-            "training": asdict(arm.training),
+            "training": arm.training.effective(),
             "criterion": dict(arm.criterion),
             "aug": dict(arm.aug),
             "teachers": arm.teachers.fingerprint if arm.teachers else None,
-            "space": arm.space.name,
             "precision": self._engine.precision,
         }
 

@@ -38,6 +38,13 @@ class Training:
     gamma: float
     cosine_span: float
 
+    def effective(self) -> dict[str, Any]:
+        """The settings that the chosen optimizer and schedule read, for the keys of measurements."""
+        unused = {"betas"} if self.optimizer == "sgd" else {"momentum"}
+        unused |= {"step_size", "gamma"} if self.schedule != "step" else set()
+        unused |= {"cosine_span"} if self.schedule != "cosine" else set()
+        return {name: value for name, value in vars(self).items() if name not in unused}
+
     @classmethod
     def of(cls, config: Any) -> Training:
         """The fields of a `ddrank.config.Training` config."""
@@ -81,8 +88,8 @@ class Student(LightningModule):
         logits = self.network(image)
         if self.teachers is not None:
             target = self.teachers(image)
-        loss = partial(self.criterion, logits)
-        loss = mixed_loss(loss, target, batch["label"], batch, fixed_target=self.teachers is None)
+        label = batch["label"] if "label" in self.criterion.needs else None
+        loss = mixed_loss(partial(self.criterion, logits), target, label, batch, fixed_target=self.teachers is None)
         self._epoch.append(loss.detach())
         return loss
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class TeacherRoom:
             "version": VERSION,
             "train": self._samples(space).fingerprint,
             "model": build.unnamed(model),
-            "training": asdict(recipe),
+            "training": recipe.effective(),
             "aug": aug,
             "lr": self._config.dataset.teacher.lr,
             "precision": self._engine.precision,
@@ -99,7 +99,9 @@ class TeacherRoom:
                 self._samples(space).to(self._engine.device),
                 training=recipe,
                 criterion=CrossEntropy(),
-                augmentations=build.parts(aug, "dataset.teacher.aug"),
+                augmentations=build.parts(
+                    aug, "dataset.teacher.aug", black=space.black(self._real.channels, self._real.size)
+                ),
                 lr=self._config.dataset.teacher.lr,
                 seed=seed,
                 engine=self._engine,

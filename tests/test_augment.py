@@ -19,6 +19,7 @@ from ddrank.augment.dsa import OPERATIONS
 from ddrank.augment.geometry import resized_crop
 from ddrank.augment.views import draw_boxes
 from ddrank.criteria import kl, mse_gt, soft_cross_entropy
+from ddrank.data import Space
 from ddrank.errors import InputError
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -406,9 +407,10 @@ def test_a_crop_of_the_whole_area_is_the_identity(ratio):
 
 
 def test_padded_crops_by_search_with_black_around():
-    views = Views([{"RandomCrop": {"size": 6, "padding": 2}}], mean=[0.5, 0.2], std=[0.25, 0.1])
+    black = torch.tensor(Space("normalized", (0.5, 0.3), (0.25, 0.1)).black(channels=2, size=6))
+    torch.testing.assert_close(black, torch.tensor([-2.0, -3.0]))  # (0 - 0.5) / 0.25 and (0 - 0.3) / 0.1
+    views = Views([{"RandomCrop": {"size": 6, "padding": 2}}], black=black.tolist())
     images = torch.randn(60, 2, 6, 6)
-    black = torch.tensor([-2.0, -2.0])  # (0 - 0.5) / 0.25 and (0 - 0.2) / 0.1
     padded = black.view(1, 2, 1, 1).repeat(60, 1, 10, 10)
     padded[:, :, 2:8, 2:8] = images
     corners = set()
@@ -419,7 +421,13 @@ def test_padded_crops_by_search_with_black_around():
     assert {i for i, _ in corners} == {j for _, j in corners} == set(range(5))
 
 
-def test_padding_is_zero_without_mean_and_std():
+def test_black_of_pixels_and_of_whitened_images():
+    assert Space("pixel").black(3, 4) == [0, 0, 0]
+    whitened = Space("zca", zca_mean=torch.full((12,), 0.5), zca_matrix=2 * torch.eye(12))
+    assert whitened.black(3, 2) == [-1, -1, -1]
+
+
+def test_padding_is_zero_without_black():
     out = view("RandomCrop", size=4, padding=4)(torch.ones(50, 1, 4, 4))
     assert out.unique().tolist() == [0, 1]
 
@@ -501,17 +509,11 @@ def test_bad_transforms_are_errors(transforms, message):
         Views(OmegaConf.create(transforms))
 
 
-@pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5, 0.5]), ([0.5], [0.0])])
-def test_mean_and_std_must_fit_each_other(mean, std):
-    with pytest.raises(InputError, match=r"dataset\.mean and dataset\.std"):
-        Views([], mean=mean, std=std)
-
-
 def test_crops_must_fit_the_images():
     with pytest.raises(InputError, match="does not fit images of shape"):
         view("RandomCrop", size=8)(torch.zeros(2, 3, 4, 4))
     with pytest.raises(InputError, match="3 channels of fill does not fit"):
-        Views([{"RandomCrop": {"size": 4}}], mean=[0.5] * 3, std=[0.5] * 3)(torch.zeros(2, 1, 4, 4))
+        Views([{"RandomCrop": {"size": 4}}], black=[0.5] * 3)(torch.zeros(2, 1, 4, 4))
 
 
 # --- callbacks ---

@@ -60,6 +60,13 @@ CASES = [
     (("method=dc", "dataset=digits"), "there are no distilled data of dc for digits at ipc=1"),
     (("method=sre2l", "dataset=cifar10"), "sre2l for cifar10 at ipc=1"),
     (("method=custom",), "method.data has no value"),
+    (("method.soft_labels=labels.pt",), "method.labels=hard does not use it"),
+    (("method.labels=multi", "criterion=kl", "method.teachers=[timm]"), "as in timm:resnet18"),
+    (("aug=cutmix", "+aug.mixup._target_=ddrank.augment.MixUp"), "mixes images twice"),
+    (("dataset=shapes", "dataset.size=128", "method=random", "method.space=zca"), "needs a matrix of 49152 x 49152"),
+    (("datset=digits",), "there is no setting datset: did you mean dataset?"),
+    (("train.epoch=3",), "there is no setting train.epoch: did you mean train.epochs?"),
+    (("model=null",), "Config group override must be a string"),
     (("method=custom", "method.data=nowhere.pt"), "nowhere.pt does not exist"),
     (("method=random", "ipc=1000"), "ipc=1000 asks for more images than class '0' of digits has"),
     (("method.distiller.init=zeros",), "method.distiller.init is 'zeros'"),
@@ -73,6 +80,7 @@ def test_settings(command, tmp_path, arguments, words):
     sentence = command("run", *(QUICK_SELECTION[1:] if "method" not in arguments[0] else ()), *arguments).sentence()
     assert words in sentence
     assert nothing_left(tmp_path), list(tmp_path.rglob("*"))
+    assert not (tmp_path / "runs").exists()
 
 
 own = ("method=custom", "method.data=own")
@@ -181,6 +189,17 @@ def test_distilled_data_of_another_dataset(command, tmp_path):
     command("distill", "method=random")
     sentence = command("run", "method=custom", "dataset=mnist5k", "method.data=distilled/digits/random/ipc1").sentence()
     assert "digits" in sentence or "expected (10, 1, 28, 28)" in sentence
+
+
+def test_data_made_from_other_images_are_not_taken_silently(command):
+    assert command("run", *QUICK_SELECTION, "method=random").code == 0
+    for other in ("dataset.validation.fraction=0.4", "dataset.mean=[0.5]", "method.mean=[0.9]"):
+        assert "other training images" in command("run", *QUICK_SELECTION, "method=random", other).sentence()
+
+
+def test_data_of_another_seed_are_evaluated_as_they_are(command):
+    assert command("distill", "method=random", "seed=3").code == 0
+    assert command("run", *QUICK_SELECTION, "method=random").code == 0
 
 
 def test_distillers_that_are_not_there(command):

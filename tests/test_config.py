@@ -545,8 +545,8 @@ def command(folder: Path, *arguments: str, program: list[str] | None = None) -> 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train.epoch=3"], "'epoch' not in 'Training'"),
-        (["datset=digits"], "'datset'"),
+        (["train.epoch=3"], "there is no setting train.epoch: did you mean train.epochs?"),
+        (["datset=digits"], "there is no setting datset: did you mean dataset?"),
         (["dataset=digit"], "dataset=digit is not known (did you mean digits?): choose one of cifar10, "),
         (["ipc=many"], "Value 'many' of type 'str' could not be converted to Integer"),
         (["+foo=1"], "there is no setting foo"),

@@ -95,7 +95,12 @@ def test_kl_takes_probabilities_of_zero():
 
 
 def test_needs():
-    assert [c.needs for c in (CrossEntropy, SoftCrossEntropy, KL, MSEGT)] == ["label", "soft", "soft", "soft"]
+    assert [c.needs for c in (CrossEntropy, SoftCrossEntropy, KL, MSEGT)] == [
+        ("label",),
+        ("soft",),
+        ("soft",),
+        ("soft", "label"),
+    ]
 
 
 @pytest.mark.parametrize("criterion", [SoftCrossEntropy, KL])

@@ -443,14 +443,14 @@ class TestCommand:
 
     def test_a_folder_without_results_is_one_sentence_and_status_2(self, tmp_path, capsys):
         assert main([str(tmp_path)]) == 2
-        assert capsys.readouterr().err.startswith(f"there is no result.json in {tmp_path}")
+        assert capsys.readouterr().err.startswith(f"ddrank: there is no result.json in {tmp_path}")
 
     def test_a_path_that_does_not_exist_is_one_sentence_and_status_2(self, tmp_path, capsys):
         put(tmp_path, result())
         assert main([str(tmp_path), str(tmp_path / "nowhere")]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
-        assert printed.err.startswith(f"{tmp_path / 'nowhere'} does not exist")
+        assert printed.err.startswith(f"ddrank: {tmp_path / 'nowhere'} does not exist")
         assert len(printed.err.splitlines()) == 1
 
     @pytest.mark.parametrize("arguments", [["--w", "50"], ["--g", "nan"]])

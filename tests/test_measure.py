@@ -152,7 +152,7 @@ def test_soft_label_arms(composed):
     assert arms["rdm_any"].lr is None
     assert arms["syn_hard"].lr is None
     assert arms["syn_hard"].samples(0).soft is None
-    assert arms["syn_hard"].aug == {}
+    assert arms["syn_hard"].aug == {}  # DSA acts on the batch
     assert arms["syn_any"].teachers is None
     _, arms = all_arms(composed("method=random", "method.labels=multi", "criterion=kl"), Labelled())
     assert arms["syn_any"].teachers is arms["rdm_any_noaug"].teachers is not None
@@ -164,3 +164,22 @@ def test_the_ddranking_protocol_trains_real_data_as_long_as_the_method(composed)
     assert arms["real_hard"].training.epochs == 77
     assert arms["real_hard"].lr == 0.05
     assert len(arms["real_hard"].samples(0)) == len(real.train)  # nothing is held out
+
+
+def test_without_aug_for_hard_the_views_remain(composed):
+    _, arms = all_arms(composed("method=sre2l"))
+    assert set(arms["syn_any"].aug) == {"view", "mixup"}
+    assert set(arms["syn_hard"].aug) == {"view"}
+    assert arms["syn_any_noaug"].aug == {}
+
+
+def test_settings_that_change_nothing_are_no_part_of_a_key(command):
+    command("run", *QUICK)
+    same = ("train.betas=[0.1,0.2]", "train.cosine_span=0.7")
+    assert "trained 0 students" in command("run", *QUICK, *same).err
+    assert "trained 4 students" in command("run", *QUICK, "train.momentum=0.8").err
+
+
+def test_a_later_tuning_seed_is_not_trained_twice(command):
+    assert "trained 10 students" in command("run", *QUICK, "seed=1").err  # tuned on seed 0, tested on seed 1
+    assert "trained 0 students" in command("run", *QUICK, "seed=0").err

@@ -219,6 +219,18 @@ def test_own_data_with_stored_soft_labels_and_learning_rate(command, tmp_path):
     assert rates["rdm_any"] == rates["syn_hard"] == [0.05]
 
 
+def test_batch_normalisation_meets_no_batch_of_one(command):
+    # Ten images in batches of three leave one over, and the last blocks of a ResNet are one pixel.
+    outcome = command("run", *QUICK, "model=resnet18", "train.batch_size=3", "train.epochs=1", "train.step_size=1")
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_timm_network_as_teacher(command):
+    soft = ("method=random", "method.labels=multi", "criterion=kl", "method.teachers=[timm:resnet10t]")
+    outcome = command("run", *QUICK_SELECTION, *soft)
+    assert "trained the teacher resnet10t" in outcome.err, outcome.err
+
+
 def test_teacher_weights_from_a_file(command, tmp_path):
     from ddrank.models import ConvNet
 

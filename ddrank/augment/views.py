@@ -27,18 +27,17 @@ class Views(Callback):
 
     `transforms` is a list of one-key mappings, {name: arguments}, names and arguments as in TRANSFORMS. The images are
     in training space already, so decoding steps (ToTensor, Normalize) are errors. With `mirror` false, for classes that
-    do not survive mirroring, RandomHorizontalFlip is left out. RandomCrop pads with black: pixel value 0, which
-    `mean` and `std` (one number a channel, as the data set is normalised) put into training space; without them 0.
+    do not survive mirroring, RandomHorizontalFlip is left out. RandomCrop pads with `black`, one number a channel: what
+    a black pixel is in training space (`Space.black`); without it 0.
     """
 
     def __init__(
         self,
         transforms: Sequence[Mapping[str, Mapping[str, Any] | None]],
         mirror: bool = True,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        black: Sequence[float] | None = None,
     ):
-        defaults = {"RandomCrop": {"fill": _black(mean, std)}}
+        defaults = {} if black is None else {"RandomCrop": {"fill": list(black)}}
         self.steps = [
             _built(name, defaults.get(name, {}) | arguments)
             for name, arguments in map(_step, transforms)
@@ -205,17 +204,6 @@ def _built(name: str, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
         raise InputError(
             f"The view transform {name} cannot have {{{written}}} ({error}): correct the aug config."
         ) from error
-
-
-def _black(mean: Sequence[float] | None, std: Sequence[float] | None) -> float | list[float]:
-    if mean is None or std is None:
-        return 0.0
-    if len(mean) != len(std) or not all(value > 0 for value in std):
-        raise InputError(
-            f"The view has mean {mean} and std {std}, but needs one number a channel in both, std above 0: "
-            "correct dataset.mean and dataset.std."
-        )
-    return [-float(m) / float(s) for m, s in zip(mean, std, strict=True)]
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -47,6 +47,7 @@ class DistilledDataset:
 def read_distilled(
     path: Path | str,
     *,
+    dataset: str | None = None,
     num_classes: int,
     ipc: int,
     channels: int,
@@ -61,11 +62,13 @@ def read_distilled(
     folder that holds either. `soft_labels` names a file of its own for the soft labels (N x classes). What a file says
     of itself (space, kind of soft labels) wins over `space` and `soft_kind`.
 
-    Raises InputError when files are missing, unreadable, unsafe, or do not fit `num_classes`, `ipc`, `channels`
-    and `size`.
+    Raises InputError when files are missing, unreadable, unsafe, made for another dataset than `dataset` (where both
+    are told), or do not fit `num_classes`, `ipc`, `channels` and `size`.
     """
     path = _file(Path(path))
     tensors, metadata = _ours(path) if path.suffix == ".safetensors" else _tensors(path)
+    if dataset is not None and metadata.get("dataset", dataset) != dataset:
+        raise InputError(f"{path} was made for {metadata['dataset']}, not for {dataset}: choose that dataset")
     space = _one_of("space", metadata.get("space", space), SPACES, path)
     kind = _one_of("soft_labels", metadata.get("soft_labels", soft_kind), SOFT_KINDS, path)
     if soft_labels is not None:
@@ -91,7 +94,7 @@ def read_distilled(
         stored_kind=kind,
         metadata=metadata,
         path=path,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=_sha256([path, *_beside(path), *([] if soft_labels is None else [Path(soft_labels)])]),
     )
 
 
@@ -177,12 +180,22 @@ def _one_of(key: str, value: Any, known: tuple[str, ...], path: Path) -> str:
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"images": _load_tensor(path)}
-    if (path.parent / "labels.pt").is_file():
-        labels = _load_tensor(path.parent / "labels.pt")
-        tensors["soft_labels" if labels.ndim == 2 else "labels"] = labels
-    if (path.parent / "lr.pt").is_file():
-        tensors["lr"] = _load_tensor(path.parent / "lr.pt")
+    for file in _beside(path):
+        tensor = _load_tensor(file)
+        tensors["soft_labels" if file.stem == "labels" and tensor.ndim == 2 else file.stem] = tensor
     return tensors, {}
+
+
+def _beside(path: Path) -> list[Path]:
+    """What belongs to an images.pt: labels.pt and lr.pt in its folder."""
+    names = () if path.suffix == ".safetensors" else ("labels.pt", "lr.pt")
+    return [path.parent / name for name in names if (path.parent / name).is_file()]
+
+
+def _sha256(files: list[Path]) -> str:
+    """The sha256 of a file; of several, that of theirs in order."""
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _load_tensor(path: Path) -> Tensor:

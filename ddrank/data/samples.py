@@ -70,7 +70,8 @@ class Batches:
     """Batches of samples as dicts, drawn by index on the device where the samples lie; no worker processes.
 
     With `shuffle`, every pass draws a new order from torch's global generator on the CPU. The last batch may be
-    smaller; a batch size above the number of samples gives one batch of them all.
+    smaller; a batch size above the number of samples gives one batch of them all. A single sample left over joins the
+    batch before: batch normalisation cannot train on one.
     """
 
     def __init__(self, samples: Samples, batch_size: int, shuffle: bool = False):
@@ -79,7 +80,8 @@ class Batches:
         self.shuffle = shuffle
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
+        whole, left = divmod(len(self.samples), self.batch_size)
+        return whole + (left > (1 if self.shuffle else 0))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         count, device = len(self.samples), self.samples.images.device
@@ -87,8 +89,10 @@ class Batches:
             for start in range(0, count, self.batch_size):
                 yield self.samples.batch(slice(start, start + self.batch_size))
             return
-        for index in torch.randperm(count).to(device).split(self.batch_size):
-            yield self.samples.batch(index)
+        order = torch.randperm(count).to(device)
+        for number in range(len(self)):
+            end = count if number == len(self) - 1 else (number + 1) * self.batch_size
+            yield self.samples.batch(order[number * self.batch_size : end])
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

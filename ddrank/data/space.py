@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from ddrank.data.samples import Samples, normalize
+from ddrank.errors import InputError
+
+MOST_WHITENED = 3 * 64 * 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,10 @@ class Space:
         shape = (1, -1, 1, 1)
         return images * images.new_tensor(self.std).view(shape) + images.new_tensor(self.mean).view(shape)
 
+    def black(self, channels: int, size: int) -> list[float]:
+        """What black is in this space, one number a channel (whitened: its mean over the image)."""
+        return self.forward(torch.zeros(1, channels, size, size)).mean((0, 2, 3)).tolist()
+
     @cached_property
     def _unwhiten(self) -> Tensor:
         return torch.linalg.inv(self.zca_matrix.double()).float()
@@ -83,6 +90,12 @@ def fit_space(name: str, raw_train: Samples, mean: tuple[float, ...], std: tuple
     """
     if name != "zca":
         return Space(name, *((mean, std) if name == "normalized" else ((), ())))
+    numbers = raw_train.images[0].numel()
+    if numbers > MOST_WHITENED:
+        raise InputError(
+            f"method.space=zca needs a matrix of {numbers} x {numbers} for images of {numbers} numbers: "
+            f"choose images of at most {MOST_WHITENED} (3 x 64 x 64), or method.space=normalized"
+        )
     key = {"kind": "zca", "version": 1, "train": raw_train.fingerprint, "eps": 0.1}
 
     def fit() -> dict[str, Tensor]:

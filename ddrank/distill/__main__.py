@@ -15,15 +15,15 @@ def distillation(config: DictConfig) -> None:
     if config.method.distiller is None:
         raise InputError(f"method={config.method.name} has no distiller here: put its data where method.data points")
     from ddrank import engine
+    from ddrank.data import load_real
     from ddrank.distill.make import distill
     from ddrank.progress import Display
     from ddrank.store import Store
 
-    machine = engine.start(config.engine)
+    machine, store = engine.start(config.engine), Store(config.paths.store)
+    real = load_real(config.dataset, config.paths.data)
     with Display() as display:
-        path, made = distill(
-            config, config.seed, machine, Store(config.paths.store), display, overwrite=config.overwrite
-        )
+        path, made = distill(config, real, config.seed, machine, store, display, overwrite=config.overwrite)
     print(f"made {path} and grid.png beside it" if made else f"{path} is there already, made with these settings")
 
 

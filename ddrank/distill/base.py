@@ -57,7 +57,12 @@ class Distilled:
 
 
 class Distiller(ABC):
-    """An algorithm that makes a distilled dataset; its parameters are the arguments of its constructor."""
+    """An algorithm that makes a distilled dataset; its parameters are the arguments of its constructor.
+
+    `wants_trained` says that it uses networks trained on the real data (`Task.trained`).
+    """
+
+    wants_trained = False
 
     @abstractmethod
     def distill(self, task: Task) -> Distilled:

@@ -56,7 +56,7 @@ class DM(Distiller):
         members = [task.members(label) for label in range(task.real.num_classes)]
         dsa = DSA(mirror=self.mirror) if self.augment else None
         with task.display.activity(f"DM on {task.real.name}, IPC {task.ipc}", self.iterations) as advance:
-            for _ in range(self.iterations):
+            for step in range(self.iterations):
                 drawn = [self._draw(of_class, task.generator) for of_class in members]
                 real = task.samples.floats(torch.cat(drawn)).to(task.device)
                 sizes = [len(indices) for indices in drawn]
@@ -65,7 +65,9 @@ class DM(Distiller):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                advance(f"loss {float(loss.detach()) / len(members):.4g}")
+                if step % 10 == 0:  # reading it makes a GPU wait
+                    note = f"loss {float(loss.detach()) / len(members):.4g}"
+                advance(note)
         return Distilled(images.detach().cpu())
 
     def _start(self, task: Task) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ddrank import build, pictures
 from ddrank.config import model_named
-from ddrank.data import fit_space, load_real, write_distilled
+from ddrank.data import RealDataset, fit_space, write_distilled
 from ddrank.data.distilled import FILE, read_metadata
 from ddrank.distill.base import Distiller, Task
 from ddrank.engine import Engine
@@ -28,10 +28,10 @@ from ddrank.teacher import TeacherRoom
 DEFAULT_SEED = 0
 
 
-def make_if_embedded(config: DictConfig, engine: Engine, store: Store, display: Display) -> None:
+def make_if_embedded(config: DictConfig, real: RealDataset, engine: Engine, store: Store, display: Display) -> None:
     """Before an evaluation: on an embedded dataset, make the distilled data of `config` if there are none, and say so.
 
-    Data that were made with other settings than the configuration's are refused with an InputError.
+    Data made with other settings than the configuration's, but for their seed, are refused with an InputError.
     """
     if config.method.distiller is None or not config.dataset.embedded:
         return
@@ -43,33 +43,41 @@ def make_if_embedded(config: DictConfig, engine: Engine, store: Store, display: 
             f"there are no distilled data of {config.method.name} for {config.dataset.name} at IPC {config.ipc} yet: "
             f"making {path / FILE}, as `python -m ddrank.distill` would"
         )
-    distill(config, DEFAULT_SEED, engine, store, display)
+    distill(config, real, None, engine, store, display)
 
 
 def distill(
-    config: DictConfig, seed: int, engine: Engine, store: Store, display: Display, overwrite: bool = False
+    config: DictConfig,
+    real: RealDataset,
+    seed: int | None,
+    engine: Engine,
+    store: Store,
+    display: Display,
+    overwrite: bool = False,
 ) -> tuple[Path, bool]:
     """Make the distilled dataset that `config` names, unless it is there already. Returns its path and whether it was
     made now.
 
-    Raises InputError when there is one made with other settings, and `overwrite` is false.
+    Without a `seed`, one made with any seed will do. Raises InputError when there is one made with other settings, and
+    `overwrite` is false.
     """
     folder = Path(config.method.data)
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
+    space = fit_space(config.method.space, real.train, tuple(config.method.mean), tuple(config.method.std), store)
+    samples = space.samples(real.kept)
     metadata = {
         "dataset": config.dataset.name,
         "method": config.method.name,
         "ipc": config.ipc,
         "space": config.method.space,
-        "seed": seed,
         "distiller": {"kind": type(distiller).__name__, **distiller.parameters()},
+        "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
+        "seed": DEFAULT_SEED if seed is None else seed,
     }
     with FileLock(store.root / "locks" / f"{digest({'distilled': str(folder.resolve())})}.lock"):
         if (folder / FILE).exists() and not overwrite:
-            _same_settings(folder / FILE, metadata)
+            _same_settings(folder / FILE, metadata if seed is not None else metadata | {"seed": None})
             return folder / FILE, False
-        real = load_real(config.dataset, config.paths.data)
-        space = fit_space(config.method.space, real.train, tuple(config.method.mean), tuple(config.method.std), store)
         room = TeacherRoom(config, real, store, engine, display)
 
         def network(name: str) -> nn.Module:
@@ -80,13 +88,13 @@ def distill(
             return room.trained(model_named(name, config), space)[0].to(engine.device).eval()
 
         with isolate_rng(), engine.cores():
-            seed_everything(derived_seed(seed, "distillation"), verbose=False)
+            seed_everything(derived_seed(metadata["seed"], "distillation"), verbose=False)
             task = Task(
                 real=real,
-                samples=space.samples(real.kept),
+                samples=samples,
                 space=space,
                 ipc=config.ipc,
-                generator=torch.Generator().manual_seed(derived_seed(seed, "distiller's choices")),
+                generator=torch.Generator().manual_seed(derived_seed(metadata["seed"], "distiller's choices")),
                 network=network,
                 trained=trained,
                 device=engine.device,
@@ -101,18 +109,27 @@ def distill(
     return path, True
 
 
-def _same_settings(path: Path, wanted: dict) -> None:
+def _networks(config: DictConfig, distiller: Distiller) -> dict[str, Any]:
+    """What the networks of a distiller are and, where it wants them trained, how."""
+    name = config.method.distiller.get("model")
+    model = {} if name is None else {"model": build.unnamed(model_named(name, config))}
+    return model | ({"training": build.plain(config.dataset.teacher)} if distiller.wants_trained else {})
+
+
+def _same_settings(path: Path, wanted: dict[str, Any]) -> None:
     found = read_metadata(path)
-    for key in ("dataset", "method", "ipc", "space", "seed", "distiller"):
-        if key in found and found[key] != wanted[key]:
+    for key, value in wanted.items():
+        if value is not None and key in found and found[key] != value:
             raise InputError(
-                f"{path} was made with {_difference(key, found[key], wanted[key])}: make it anew with "
+                f"{path} was made with {_difference(key, found[key], value)}: make it anew with "
                 "`python -m ddrank.distill`, the same settings and overwrite=true, or choose another paths.distilled"
             )
 
 
 def _difference(key: str, found: Any, wanted: Any) -> str:
-    if isinstance(found, dict):
+    if isinstance(found, dict) and isinstance(wanted, dict):
         key = next(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
-        found, wanted = found.get(key), wanted.get(key)
+        return _difference(key, found.get(key), wanted.get(key))
+    if key == "images":
+        return "other training images (another split, normalisation or loader of the dataset) than those asked for now"
     return f"{key}={found}, not {wanted} as asked for now"

@@ -33,6 +33,8 @@ class Noise(Distiller):
 class Selection(Distiller):
     """Chooses real images of each class by their features under a trained network (`model` of `conf/model`)."""
 
+    wants_trained = True
+
     def __init__(self, model: str = "convnet"):
         self.model = model
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ddrank.result import Result
 
-# Keys of a result's config that do not change what one seed's accuracies mean. `method.data` is a path: what lies
-# there is told by its sha256.
+# Keys of a result's config that do not change what one seed's accuracies mean. Paths among them: what lies there is
+# told by the sha256 of the data and the fingerprint of the teachers.
 IGNORED = (
     "seed",
     "num_eval",
@@ -19,6 +19,8 @@ IGNORED = (
     "paths",
     "logger",
     "method.data",
+    "method.soft_labels",
+    "method.teacher_weights",
     "engine.name",
     "engine.accelerator",
     "engine.threads",
@@ -37,6 +39,7 @@ def configuration(result: Result) -> dict[str, str]:
     """What a result measured, seeds apart, as dotted keys with values in JSON: equal where seeds may be merged."""
     fields = {name: _text(getattr(result, name)) for name in FIELDS}
     fields["data"] = str(result.distilled["sha256"])
+    fields["teachers"] = str(result.distilled.get("teachers", ""))
     fields["arms"] = " ".join(f"{name}:{arm.source}" for name, arm in sorted(result.arms.items()))
     return fields | {key: value for key, value in _leaves(result.config) if key not in fields}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -81,11 +82,14 @@ class Ranking:
         runs, apart = collect(paths)
         if not runs:
             raise InputError(_nothing(paths, apart))
-        groups: dict[tuple[str, int, str, str], list[Run]] = {}
+        groups: dict[tuple[str, int, str, str, str], list[Run]] = {}
         for run in runs:
             result = run.result
-            groups.setdefault((result.dataset, result.ipc, result.model, result.protocol), []).append(run)
-        ranked = (Group(*key, _entries(group, w, g)) for key, group in sorted(groups.items()))
+            # Models of one name may be of different width: they are not ranked together.
+            settings = json.dumps(result.config.get("model"), sort_keys=True)
+            key = (result.dataset, result.ipc, result.model, result.protocol, settings)
+            groups.setdefault(key, []).append(run)
+        ranked = (Group(*key[:-1], _entries(group, w, g)) for key, group in sorted(groups.items()))
         return cls(w, g, tuple(ranked), tuple(apart))
 
 

@@ -31,4 +31,4 @@ def report(ranking: Ranking, out: Path | None = None) -> None:
 
 def complain(sentence: str) -> None:
     """Print one sentence on standard error."""
-    print(printable(sentence), file=sys.stderr)
+    print(f"ddrank: {printable(sentence)}", file=sys.stderr)
