@@ -66,12 +66,15 @@ def arms(
         batch_size=config.protocol.real.batch_size or real_training.batch_size,
     )
 
-    hard = Samples(distilled.images, distilled.labels)
-    if labels == "single":
-        soft = teachers.label(distilled.images) if method.relabel else distilled.soft_labels
-        own = replace(hard, soft=soft)
-    else:
-        own = hard
+    def hard(seed: int) -> Samples:
+        return Samples(distilled.set_for(seed), distilled.labels)
+
+    @lru_cache(maxsize=8)
+    def own(seed: int) -> Samples:
+        if labels != "single":
+            return hard(seed)
+        images = distilled.set_for(seed)
+        return replace(hard(seed), soft=teachers.label(images) if method.relabel else distilled.soft_labels)
 
     # A draw and its labels serve all learning rates of a seed, with and without augmentation.
     @lru_cache(maxsize=8)
@@ -87,8 +90,8 @@ def arms(
     synthetic = Arm(
         name="syn_any",
         source=f"distilled, {labels} labels",
-        samples=lambda seed: own,
-        count=len(own),
+        samples=own,
+        count=len(distilled.labels),
         space=space,
         training=training,
         criterion=criterion,
@@ -113,7 +116,7 @@ def arms(
             synthetic,
             name="syn_hard",
             source="distilled, hard labels",
-            samples=lambda seed: hard,
+            samples=hard,
             criterion=CROSS_ENTROPY,
             aug=aug if method.aug_for_hard else views_of(aug),
             teachers=None,

@@ -42,6 +42,8 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
         _check_ipc(config, real)
         make_if_embedded(config, real, machine, store, display)
         distilled = load_distilled(config)
+        if distilled.others and distilled.soft_labels is not None:
+            raise InputError(f"{distilled.path} holds several sets of images, but soft labels for one: keep one set")
         if distilled.soft_labels is not None and config.method.labels == "hard":
             display.say(f"{distilled.path} has soft labels, which method.labels=hard leaves unused")
         plain_space = fit_space("normalized", real.train, real.mean, real.std, store)

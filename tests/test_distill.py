@@ -160,6 +160,23 @@ def test_every_distiller_gives_class_major_images_of_the_right_class(distiller):
             assert real.labels[found].tolist() == [position // 2]
 
 
+def test_random_draws_are_independent_and_each_seed_has_its_own(command, tmp_path):
+    made = Random(draws=3).distill(task())
+    assert len(made.others) == 2
+    assert not any(torch.equal(made.images, other) for other in made.others)
+    command("distill", "method=random", "method.distiller.draws=3")
+    from ddrank.data import read_distilled
+
+    read = read_distilled(
+        tmp_path / "distilled/digits/random/ipc1", num_classes=10, ipc=1, channels=1, size=8, dataset="digits"
+    )
+    sets = [read.set_for(seed) for seed in range(4)]
+    assert torch.equal(sets[0], sets[3])
+    assert torch.equal(sets[0], read.images)
+    assert torch.equal(sets[1], read.others[0])
+    assert not torch.equal(sets[1], sets[2])
+
+
 def test_the_command_makes_the_file_once(command, tmp_path):
     arguments = ("method=dm", "ipc=2", "method.distiller.iterations=4")
     outcome = command("distill", *arguments)

@@ -26,6 +26,8 @@ class DistilledDataset:
     Attributes:
         images: float32 (N, C, H, W), N = classes x IPC, class-major, in `space`.
         labels: int64 (N,), class indices.
+        others: further sets of images like `images`, where chance decides what they are: seed s is evaluated on set s
+            modulo their number, so that nothing hangs on one draw.
         soft_labels: float32 (N, classes) logits, or None. Probabilities are read as their logarithms.
         lr: the learning rate that belongs to the images, or None.
         space: `normalized`, `zca` or `pixel`.
@@ -42,6 +44,11 @@ class DistilledDataset:
     metadata: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     sha256: str = ""
+    others: tuple[Tensor, ...] = ()
+
+    def set_for(self, seed: int) -> Tensor:
+        """The images (N, C, H, W) that the students of `seed` are trained on."""
+        return (self.images, *self.others)[seed % (1 + len(self.others))]
 
 
 def read_distilled(
@@ -75,18 +82,24 @@ def read_distilled(
         tensors["soft_labels"] = _load_tensor(Path(soft_labels))
     if "images" not in tensors:
         raise InputError(f"{path} holds no tensor 'images' (it has {', '.join(tensors) or 'nothing'})")
-    images = tensors["images"]
+    sets = [tensors["images"]]
+    while (name := f"images_{len(sets)}") in tensors:
+        sets.append(tensors[name])
     expected = (num_classes * ipc, channels, size, size)
-    if tuple(images.shape) != expected:
-        raise InputError(_shape_problem(path, tuple(images.shape), expected, num_classes, ipc))
-    if not images.is_floating_point():
-        raise InputError(f"{path} holds images of type {images.dtype}, expected floating point in the {space} space")
-    images = images.float().contiguous()
-    _finite(images, "images", path)
+    for images in sets:
+        if tuple(images.shape) != expected:
+            raise InputError(_shape_problem(path, tuple(images.shape), expected, num_classes, ipc))
+        if not images.is_floating_point():
+            raise InputError(
+                f"{path} holds images of type {images.dtype}, expected floating point in the {space} space"
+            )
+        _finite(images.float(), "images", path)
+    first, *others = (images.float().contiguous() for images in sets)
     labels = _hard_labels(tensors.get("labels"), path, num_classes, ipc)
     soft = tensors.get("soft_labels")
     return DistilledDataset(
-        images=images,
+        images=first,
+        others=tuple(others),
         labels=labels,
         soft_labels=None if soft is None else _soft_logits(soft, kind, soft_labels or path, num_classes, ipc),
         lr=_learning_rate(tensors.get("lr"), path),
@@ -104,6 +117,7 @@ def write_distilled(
     labels: Tensor,
     *,
     metadata: dict[str, Any],
+    others: tuple[Tensor, ...] = (),
     soft_labels: Tensor | None = None,
     lr: float | None = None,
 ) -> Path:
@@ -115,6 +129,7 @@ def write_distilled(
     from safetensors.torch import save
 
     tensors = {"images": images.detach().cpu().float().contiguous(), "labels": labels.cpu().contiguous()}
+    tensors |= {f"images_{k}": more.detach().cpu().float().contiguous() for k, more in enumerate(others, 1)}
     if soft_labels is not None:
         tensors["soft_labels"] = soft_labels.detach().cpu().float().contiguous()
         metadata = {"soft_labels": "logits", **metadata}

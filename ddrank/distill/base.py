@@ -49,9 +49,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a distiller makes: images (N, C, H, W) in the task's space, class-major, and what goes with them."""
+    """What a distiller makes: images (N, C, H, W) in the task's space, class-major, and what goes with them.
+
+    `others` are further sets of images like `images`, where chance decides what they are: see `DistilledDataset`.
+    """
 
     images: Tensor
+    others: tuple[Tensor, ...] = ()
     soft_labels: Tensor | None = None
     lr: float | None = None
 

@@ -102,7 +102,13 @@ def distill(
             )
             made = distiller.distill(task)
         path = write_distilled(
-            folder, made.images, task.labels, metadata=metadata, soft_labels=made.soft_labels, lr=made.lr
+            folder,
+            made.images,
+            task.labels,
+            metadata=metadata,
+            others=made.others,
+            soft_labels=made.soft_labels,
+            lr=made.lr,
         )
         pixels = space.inverse(made.images).clamp(0, 1)
         pictures.grid(pixels, task.labels, real.class_names, folder / "grid.png")
