@@ -168,7 +168,7 @@ class TestMerging:
             {"logger__name": "wandb"},
             {"score__w": 0.9},
             {"engine__threads": 8, "engine__accelerator": "cpu"},
-            {"method__data": "/home/me/dm"},
+            {"method__data": "elsewhere/dm"},
             {"num_eval": 7},
         ],
     )
