@@ -248,6 +248,9 @@ def check(config: DictConfig) -> None:
         _one_of(f"{place}.schedule", training.schedule, SCHEDULES)
         _at_least(f"{place}.epochs", training.epochs, 1)
         _at_least(f"{place}.batch_size", training.batch_size, 1)
+        for key in ("gamma", "cosine_span"):
+            if not 0 < training[key] <= 1:
+                raise InputError(f"{place}.{key} is {training[key]}, expected a number above 0 and at most 1")
         if training.schedule == "step":
             _at_least(f"{place}.step_size", training.step_size, 1)
         _at_least(f"{place}.momentum", training.momentum, 0)

@@ -47,6 +47,8 @@ CASES = [
     (("score.w=1.5",), "score.w is 1.5, expected a weight in [0, 1]"),
     (("train.optimizer=lion",), "train.optimizer is 'lion', expected one of sgd, adam, adamw"),
     (("protocol.lrs=[]",), "protocol.lrs"),
+    (("train.gamma=-1",), "train.gamma is -1.0, expected a number above 0 and at most 1"),
+    (("train.cosine_span=3",), "train.cosine_span is 3.0"),
     (("criterion=kl",), "criterion=kl needs soft labels"),
     (("method.labels=multi",), "criterion=ce ignores soft labels"),
     (("method.labels=multi", "criterion=kl", "method.teachers=[nobody]"), "there is no model 'nobody'"),
