@@ -31,7 +31,7 @@ def test_an_evaluation_leaves_a_result_a_table_pictures_and_curves(command, tmp_
     assert result["schema"] == "ddrank/result/1"
     assert set(result["arms"]) == set(score.ARMS)
     assert result["seeds"] == [0, 1]
-    assert result["method"], result["dataset"] == ("dm", "digits")
+    assert (result["method"], result["dataset"]) == ("dm", "digits")
     assert all(0 <= value <= 1 for arm in result["arms"].values() for value in arm["accuracy"])
     assert result["config"]["train"]["epochs"] == 3
     (folder,) = {path.parent for path in tmp_path.rglob("result.json")}
@@ -124,10 +124,10 @@ def test_killed_half_way_and_run_again(tmp_path):
     finished = {path: path.read_bytes() for path in entries.rglob("*.json")}
     assert 4 <= len(finished) < 20
     assert not results(tmp_path)
-    for _ in range(2):
-        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
-        if "killed" not in locals():
-            killed = done.stderr
+    killed, again = (
+        subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True).stderr for _ in range(2)
+    )
+    assert "trained 0 students" in again
     for path, content in finished.items():
         assert path.read_bytes() == content  # nothing that had finished was trained again
     undisturbed = subprocess.run(
@@ -156,7 +156,10 @@ def test_soft_labels_of_every_kind(command, tmp_path, arguments):
     assert outcome.code == 0, outcome.err
     (result,) = results(tmp_path)
     assert result["labels"] in arguments[0]
-    assert arms(result)["syn_hard"] is not arms(result)["syn_any"]
+    keys = [json.loads(path.read_text())["key"] for path in (tmp_path / "store/measurements").rglob("*.json")]
+    criteria = {key["criterion"]["_target_"] for key in keys}
+    assert len(criteria) == 2  # cross entropy for the hard arms, the chosen one for the others
+    assert any(key["teachers"] for key in keys) == ("multi" in arguments[0])
     assert "trained the teacher" in outcome.err
     assert "trained the teacher" not in command("run", *QUICK_SELECTION, "method=random", *arguments).err
 
