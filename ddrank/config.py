@@ -142,7 +142,10 @@ class Engine:
     name: str = MISSING
     accelerator: str = "auto"
     precision: str = "32-true"
-    threads: int | None = None  # CPU threads for one student; null: one for small batches of small images, else all
+    threads: Any = "auto"  # CPU threads for one student: auto, all, or a number
+    workers: Any = "auto"  # most processes that train students side by side: auto, or a number
+    compile: Any = "auto"  # torch.compile: auto (where it pays), true, false
+    channels_last: Any = "auto"  # memory layout of images: auto (in reduced precision), true, false
     allocator: bool = True  # keep freed memory in the process (glibc): no page faults at every step
 
 
@@ -238,6 +241,7 @@ def check(config: DictConfig) -> None:
     _one_of("method.space", method.space, SPACES)
     _one_of("method.soft_kind", method.soft_kind, SOFT_KINDS)
     _check_images(config)
+    _check_engine(config.engine)
     _one_of("protocol.select_on", config.protocol.select_on, ("validation", "test"))
     for place, training in (
         ("train", config.train),
@@ -296,6 +300,16 @@ def _check_keys(config: DictConfig, where: str = "") -> None:
             raise InputError(f"there is no setting {where}{key}: {hint}")
         if not OmegaConf.is_missing(config, key) and OmegaConf.is_dict(config[key]):
             _check_keys(config[key], f"{where}{key}.")
+
+
+def _check_engine(engine: DictConfig) -> None:
+    for key, words in (("threads", ("auto", "all")), ("workers", ("auto",))):
+        value = engine[key]
+        if value not in words and not (type(value) is int and value >= 1):
+            raise InputError(f"engine.{key} is {value!r}, expected {' or '.join(words)} or a number of 1 or more")
+    for key in ("compile", "channels_last"):
+        if not isinstance(engine[key], bool) and engine[key] != "auto":
+            raise InputError(f"engine.{key} is {engine[key]!r}, expected auto, true or false")
 
 
 def _check_images(config: DictConfig) -> None:

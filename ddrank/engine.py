@@ -1,4 +1,4 @@
-"""The machine a student is trained on: device, precision, threads, memory."""
+"""The machine a student is trained on: device, precision, threads, workers, memory, compilation."""
 
 from __future__ import annotations
 
@@ -6,32 +6,73 @@ import ctypes
 import logging
 import os
 import platform
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
+from torch import nn
 
 from ddrank import __version__
+from ddrank.crew import Crew, cores, possible
+from ddrank.data.samples import Samples
 from ddrank.errors import InputError
+from ddrank.forward import Forward
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _SMALL_STEP = 3 * 64 * 32 * 32  # numbers in a batch of images
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_GPU_WORKERS = 4
+_IMPORTED = time.time()
+_DEVICE_SHARE = 0.5  # of the free device memory, for one set of samples
+PRECISIONS = ("32-true", "tf32", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and in which precision students are trained."""
+    """Where and how students are trained; only `precision` changes their numbers by more than rounding.
 
-    device: str
-    precision: str
-    threads: int | None
+    Attributes:
+        device: cpu, cuda or mps.
+        precision: one of PRECISIONS.
+        threads: CPU threads for one student; "auto": one for small steps, else all cores; "all".
+        workers: most processes that train students side by side.
+        compile: whether networks are compiled; "auto": where it pays (see `ddrank.forward.Forward`).
+        channels_last: whether images and weights lie that way; "auto": in reduced precision.
+        allocator: keep freed memory in the process.
+    """
+
+    device: str = "cpu"
+    precision: str = "32-true"
+    threads: int | str = "auto"
+    workers: int = 1
+    compile: bool | str = False
+    channels_last: bool | str = False
+    allocator: bool = False
+
+    def settle(self) -> None:
+        """Set this process up accordingly; needed once in each process that trains."""
+        _quiet_lightning()
+        if self.allocator and (mallopt := _from_libc("mallopt")):
+            # Freed blocks stay: returning them to the kernel costs page faults at every training step.
+            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        if self.device == "cuda":
+            tf32 = self.precision == "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+
+    def trim(self) -> None:
+        """Give the memory that this process keeps but does not use back to the system."""
+        if self.allocator and (trim := _from_libc("malloc_trim")):
+            trim(0)
 
     def trainer(self, epochs: int, **options: Any) -> Trainer:
         """A Lightning trainer for one fit that logs, saves and prints nothing of its own."""
@@ -39,7 +80,7 @@ class Engine:
             max_epochs=epochs,
             accelerator="gpu" if self.device == "cuda" else self.device,
             devices=1,
-            precision=self.precision,
+            precision="32-true" if self.precision == "tf32" else self.precision,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -49,16 +90,52 @@ class Engine:
             **options,
         )
 
-    @contextmanager
-    def cores(self, pixels: int | None = None) -> Iterator[None]:
-        """CPU threads for steps on `pixels` numbers: one for small steps, else (or without a number) all cores.
+    def forward(self, network: nn.Module) -> Forward:
+        """How `network` is called in training and testing."""
+        channels_last = self.channels_last
+        if channels_last == "auto":
+            reduced = self.precision.endswith("mixed")
+            channels_last = reduced and (True if self.device == "cuda" else "compiled")
+        return Forward(network, self.compile, channels_last)
+
+    @property
+    def test_batch(self) -> int:
+        """Images in a test batch, at most. More are no faster on a CPU, and cost memory."""
+        return 100 if self.device == "cpu" else 500
+
+    def place(self, samples: Samples) -> Samples:
+        """`samples` on the device, where they fit; else where they are, to be sent batch by batch."""
+        if self.device != "cuda":
+            return samples if self.device == "cpu" else samples.to(self.device)
+        free, _ = torch.cuda.mem_get_info()
+        return samples.to(self.device) if samples.nbytes < _DEVICE_SHARE * free else samples
+
+    def threads_for(self, numbers: int) -> int:
+        """CPU threads for a student whose training batches are `numbers` numbers.
 
         A small step gains little from a second thread, and loses much where another program takes that core: the
-        threads wait for each other at every operation.
+        threads wait for each other at every operation. It depends on the student alone, and holds for its tests too.
         """
+        if isinstance(self.threads, int):
+            return self.threads
+        return 1 if self.threads == "auto" and numbers <= _SMALL_STEP else cores()
+
+    def beside(self, numbers: int) -> bool:
+        """Whether students with training batches of `numbers` numbers are trained side by side."""
+        if self.workers < 2:
+            return False
+        return numbers <= _SMALL_STEP if self.device == "cuda" else self.threads_for(numbers) * 2 <= max(2, cores())
+
+    def crew(self) -> Crew | None:
+        """The worker processes of this engine, none where one student is trained after the other. They are started on
+        demand and serve all evaluations of this process."""
+        return _crew(self) if self.workers > 1 else None
+
+    @contextmanager
+    def cores(self, numbers: int | None = None) -> Iterator[None]:
+        """The CPU threads for a student whose training batches are `numbers` numbers; without one, all cores."""
         before = torch.get_num_threads()
-        small = pixels is not None and pixels <= _SMALL_STEP
-        torch.set_num_threads(self.threads or (1 if small else _cores()))
+        torch.set_num_threads(cores() if numbers is None else self.threads_for(numbers))
         try:
             yield
         finally:
@@ -76,28 +153,56 @@ class Engine:
             },
             "device": self.device,
             "precision": self.precision,
-            "threads": self.threads or "one for small steps, else all cores",
+            "threads": "one for small steps, else all cores" if self.threads == "auto" else self.threads,
+            "workers": self.workers,
+            "compile": self.compile,
             "processor": processor,
-            "cores": _cores(),
+            "cores": cores(),
         }
 
 
 def start(config: DictConfig) -> Engine:
-    """Set this process up as the `engine` config says. Raises InputError."""
-    _quiet_lightning()
+    """The engine that the `engine` config says, with this process set up for it. Raises InputError."""
     if config.precision not in PRECISIONS:
         raise InputError(f"engine.precision is {config.precision!r}, expected one of {', '.join(PRECISIONS)}")
     device = _device(config.accelerator)
+    if config.precision == "tf32" and device != "cuda":
+        raise InputError(f"engine.precision=tf32 needs a CUDA GPU, but the device is {device}: choose 32-true")
+    engine = Engine(
+        device=device,
+        precision=config.precision,
+        threads=config.threads,
+        workers=_workers(config, device),
+        compile=config.compile,
+        channels_last=config.channels_last,
+        allocator=config.allocator,
+    )
+    engine.settle()
+    return engine
+
+
+@lru_cache(maxsize=1)
+def _crew(engine: Engine) -> Crew:
+    return Crew(engine, engine.workers)
+
+
+def process_began() -> float:
+    """When this process was started, seconds since 1970; where the system does not tell, when this was imported."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError, ValueError, IndexError):
+        return _IMPORTED
+
+
+def _workers(config: DictConfig, device: str) -> int:
+    if device == "mps" or not possible():
+        return 1
+    if config.workers != "auto":
+        return config.workers
     if device == "cuda":
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    if config.allocator:
-        _keep_memory()
-    return Engine(device=device, precision=config.precision, threads=config.threads)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(_GPU_WORKERS, cores() // 2))
+    return max(1, cores() // (config.threads if isinstance(config.threads, int) else 1))
 
 
 def _device(accelerator: str) -> str:
@@ -111,14 +216,12 @@ def _device(accelerator: str) -> str:
     return accelerator
 
 
-def _keep_memory() -> None:
-    """Have glibc keep freed blocks: returning them to the kernel costs page faults at every training step."""
+def _from_libc(name: str) -> Callable[..., int] | None:
+    """A function of the C library, where it is glibc; others have none of these."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        return None
 
 
 def _quiet_lightning() -> None:

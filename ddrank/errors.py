@@ -8,5 +8,9 @@ class InputError(Exception):
     """
 
 
+class EngineWarning(UserWarning):
+    """Something about this machine makes the work slower than it could be."""
+
+
 class StoreWarning(UserWarning):
     """An entry of the store is corrupt and is computed again: nothing is lost, but a disk may be failing."""

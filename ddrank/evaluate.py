@@ -14,6 +14,7 @@ from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real, rea
 from ddrank.data.real import check_ipc
 from ddrank.distill.make import make_if_embedded
 from ddrank.errors import InputError
+from ddrank.fit import Outcome
 from ddrank.measure import Fit, Measurer
 from ddrank.models import build as build_model
 from ddrank.progress import Display
@@ -30,7 +31,7 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
 
     Raises InputError, before any training, for whatever cannot be evaluated.
     """
-    started = time.monotonic()
+    started = time.time()
     machine = engine.start(config.engine)
     _check_parts(config)
     store = Store(config.paths.store)
@@ -53,16 +54,13 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
         room = TeacherRoom(config, real, store, machine, display)
         teachers = room.teachers(space) if config.method.labels != "hard" else None
         all_arms = arms(config, real, distilled, space, plain_space, teachers)
-        measurer = Measurer(config, real, store, machine, display)
+        measurer = Measurer(config, real, store, machine, display, machine.crew())
         seeds = [config.seed + offset for offset in range(config.num_eval)]
-        measurer.announce(all_arms, seeds)
         logger.start(config, folder)
-        fits: dict[str, list[Fit]] = {}
-        for arm in all_arms:
-            fits[arm.name] = measurer.measure(arm, seeds)
-            logger.arm(fits[arm.name])
+        fits = measurer.measure(all_arms, seeds, finished=lambda name, of_arm: logger.arm(of_arm))
         display.say(f"trained {measurer.trained} students; {measurer.found} came from the store")
-    result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, time.monotonic() - started)
+    seconds = {"total": time.time() - started, **_spans(measurer.outcomes)}
+    result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, seconds)
     result.save(folder / RESULT_FILE)
     images = space.inverse(distilled.images).clamp(0, 1)
     grid = pictures.grid(images, distilled.labels, real.class_names, folder / "images.png")
@@ -125,6 +123,17 @@ def _check_ipc(config: DictConfig, real: RealDataset) -> None:
         check_ipc(config.ipc, count, real.name, real.class_names[label])
 
 
+def _spans(outcomes: list[Outcome]) -> dict[str, float]:
+    """How long at least one student was at work, and, where one was trained, how long after this process began the
+    first of them took its first step; seconds."""
+    busy, until = 0.0, 0.0
+    for began, ended in sorted(outcome.span for outcome in outcomes):
+        busy += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    steps = [outcome.first_step for outcome in outcomes if outcome.first_step is not None]
+    return {"students": busy} | ({"first_step": min(steps) - engine.process_began()} if steps else {})
+
+
 def _result(
     config: DictConfig,
     seeds: list[int],
@@ -133,7 +142,7 @@ def _result(
     distilled: DistilledDataset,
     teachers: Teachers | None,
     machine: engine.Engine,
-    seconds: float,
+    seconds: dict[str, float],
 ) -> Result:
     return Result(
         method=config.method.name,
@@ -158,7 +167,7 @@ def _result(
         },
         environment=machine.environment(),
         seconds={
-            "total": round(seconds, 3),
+            **{name: round(value, 3) for name, value in seconds.items()},
             **{name: round(sum(fit.seconds for fit in arm), 3) for name, arm in fits.items()},
         },
         config=OmegaConf.to_container(config, resolve=True),

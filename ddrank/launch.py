@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ddrank import config as schema
-from ddrank.errors import InputError, StoreWarning
+from ddrank.errors import EngineWarning, InputError, StoreWarning
 
 DEBUG = "DDRANK_DEBUG"
 _UNWRITABLE = {
@@ -103,7 +103,7 @@ def _job(task: Callable[[DictConfig], None], began: list[str], lost: list[str]) 
 def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    if issubclass(category, StoreWarning):
+    if issubclass(category, StoreWarning | EngineWarning):
         return f"ddrank: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 

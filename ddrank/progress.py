@@ -33,7 +33,9 @@ class Display:
             disable=not self._live,
         )
         self._total: TaskID | None = None
-        self._expected = self._done = self._worked = self._spent = 0.0
+        self._expected = self._done = self._worked = 0.0
+        self._began: float | None = None
+        self._at_work: set[Activity] = set()
         self._count = self._finished = 0
 
     def __enter__(self) -> Display:
@@ -56,66 +58,88 @@ class Display:
             print(line, file=sys.stderr, flush=True)
 
     def skip(self, work: float) -> None:
-        """Count one announced activity as done: its outcome was there already."""
+        """Count one announced activity of `work` as done: its outcome was there already."""
         self._finished += 1
         self._done += work
-        self._refresh(0.0)
+        self._refresh()
+
+    def begin(self, name: str, steps: int, work: float = 0.0) -> Activity:
+        """Show one activity of `steps` steps, until it ends; with `work`, it is one of the announced ones."""
+        if work and self._began is None:
+            self._began = time.monotonic()
+        activity = Activity(self, name, steps, work)
+        self._at_work.add(activity)
+        return activity
 
     @contextmanager
     def activity(self, name: str, steps: int, work: float = 0.0) -> Iterator[Callable[..., None]]:
-        """Show one activity. Yields `advance(note="")`, to be called after each step.
-
-        With `work`, it is one of the announced activities.
-        """
-        started = spoken = time.monotonic()
-        task = self._bars.add_task(name, total=steps, note="")
-        done = 0
-
-        def advance(note: str = "") -> None:
-            nonlocal done, spoken
-            done += 1
-            now = time.monotonic()
-            if self._live:
-                text = f"{done}/{steps}"
-                if not work:
-                    text += f", {_duration((now - started) / done * (steps - done))} left"
-                self._bars.update(task, advance=1, note=f"{text} {note}".rstrip())
-                self._refresh(work * done / steps, now - started)
-            elif now - spoken > _QUIET_SECONDS:
-                spoken = now
-                left = _duration((now - started) / done * (steps - done))
-                self.say(f"  {name}: {done} of {steps}, {left} left {note}".rstrip())
-
+        """Show one activity for the length of a block. Yields `advance(note="")`, to be called after each step."""
+        activity = self.begin(name, steps, work)
         try:
-            yield advance
-        finally:
-            self._bars.remove_task(task)
-        if work:
-            self._finished += 1
-            self._done += work
-            self._worked += work
-            self._spent += time.monotonic() - started
-            self._refresh(0.0)
+            yield activity.advance
+        except BaseException:
+            activity.drop()
+            raise
+        activity.end()
 
     def finished(self, line: str) -> None:
         """Print the outcome of an announced activity, with the count and the time left."""
         width = len(str(self._count))
-        left = self._left(0.0, 0.0)
+        left = self._left()
         self.say(f"[{self._finished:>{width}}/{self._count}] {line}" + (f"  ({left} left)" if left else ""))
 
-    def _refresh(self, within: float, seconds: float = 0.0) -> None:
+    def _refresh(self) -> None:
         if self._total is None or not self._live:
             return
-        left = self._left(within, seconds)
+        left = self._left()
         note = f"{self._finished}/{self._count}" + (f", {left} left" if left else "")
-        self._bars.update(self._total, completed=self._done + within, note=note)
+        self._bars.update(self._total, completed=self._done + self._within(), note=note)
 
-    def _left(self, within: float, seconds: float) -> str:
+    def _within(self) -> float:
+        return sum(activity.work * activity.done / activity.steps for activity in self._at_work)
+
+    def _left(self) -> str:
         """The time left, from the rate of the work done in this process; empty while there is no telling."""
+        within = self._within()
         worked, remaining = self._worked + within, self._expected - self._done - within
         if worked <= 0 or remaining <= 0:
             return ""
-        return _duration((self._spent + seconds) / worked * remaining)
+        return _duration((time.monotonic() - self._began) / worked * remaining)
+
+
+class Activity:
+    """One bar of a display, or, where there is no terminal, a line now and then."""
+
+    def __init__(self, display: Display, name: str, steps: int, work: float):
+        self.name, self.steps, self.work, self.done = name, steps, work, 0
+        self._display = display
+        self._started = self._spoken = time.monotonic()
+        self._bar = display._bars.add_task(name, total=steps, note="")
+
+    def advance(self, note: str = "", steps: int = 1) -> None:
+        """Some steps are done."""
+        self.done += steps
+        now = time.monotonic()
+        left = _duration((now - self._started) / self.done * max(0, self.steps - self.done))
+        if self._display._live:
+            text = f"{self.done}/{self.steps}" + ("" if self.work else f", {left} left")
+            self._display._bars.update(self._bar, completed=self.done, note=f"{text} {note}".rstrip())
+            self._display._refresh()
+        elif now - self._spoken > _QUIET_SECONDS:
+            self._spoken = now
+            self._display.say(f"  {self.name}: {self.done} of {self.steps}, {left} left {note}".rstrip())
+
+    def end(self) -> None:
+        """All is done."""
+        self.drop()
+        if self.work:
+            self._display._worked += self.work
+            self._display.skip(self.work)
+
+    def drop(self) -> None:
+        """Stop showing it, done or not."""
+        self._display._at_work.discard(self)
+        self._display._bars.remove_task(self._bar)
 
 
 def _duration(seconds: float) -> str:

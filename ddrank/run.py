@@ -11,6 +11,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ddrank import crew
 from ddrank.config import check
 from ddrank.launch import launch
 
@@ -18,6 +19,7 @@ from ddrank.launch import launch
 def evaluation(config: DictConfig) -> None:
     """One job: evaluate what `config` says and print its table."""
     check(config)
+    crew.prepare(config.engine.workers)
     from ddrank.evaluate import evaluate
     from ddrank.table import print_result
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ddrank import atomic
@@ -38,9 +38,9 @@ class Store:
                 f"the store {self.root} cannot be used ({error.strerror}): choose a writable folder as paths.store"
             ) from error
 
-    def lookup(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    def lookup(self, key: Mapping[str, Any], report: bool = True) -> dict[str, Any] | None:
         """The value stored under `key`, or None; a corrupt entry is reported and counts as none."""
-        return self._sound(self._path("measurements", key, ".json"), _entry_value)
+        return self._sound(self._path("measurements", key, ".json"), _entry_value, report)
 
     def value(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The value stored under `key`; computed, checked in and returned where there is none yet."""
@@ -50,11 +50,23 @@ class Store:
         with self._lock(key):
             if (found := self._sound(path, _entry_value, report=False)) is not None:
                 return found
-            value = compute()
-            entry = {"key": key, "value": value, "sha256": hashlib.sha256(_canonical(value)).hexdigest()}
-            content = json.dumps(entry, indent=1, allow_nan=False)
-            atomic.write_bytes(path, content.encode())
-            return json.loads(content)["value"]
+            return self.keep(key, compute())
+
+    def claim(self, key: Mapping[str, Any]) -> FileLock | None:
+        """The right to compute what `key` stands for, to be released afterwards; None while another job has it."""
+        lock = self._lock(key)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+        return lock
+
+    def keep(self, key: Mapping[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+        """Check in the value of a key that this job has claimed; returns it as it will be read."""
+        entry = {"key": key, "value": value, "sha256": hashlib.sha256(_canonical(value)).hexdigest()}
+        content = json.dumps(entry, indent=1, allow_nan=False)
+        atomic.write_bytes(self._path("measurements", key, ".json"), content.encode())
+        return json.loads(content)["value"]
 
     def find_tensors(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The tensors stored under `key`, or None; a corrupt entry is reported and counts as none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from torchmetrics.classification import MulticlassAccuracy
 
 from ddrank.augment.mix import mixed_loss
-from ddrank.data.samples import Batches, Samples
+from ddrank.data.samples import Batches, Samples, TestBatches
 from ddrank.engine import Engine
-
-TEST_BATCH = 500
+from ddrank.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ class Student(LightningModule):
         lr: float,
         num_classes: int,
         teachers: Callable[[Tensor], Tensor] | None = None,
+        forward: Forward | None = None,
     ):
         super().__init__()
         self.network = network
+        self.call = forward or Forward(network)
         self.criterion = criterion
         self.training_recipe = training
         self.lr = lr
@@ -78,14 +80,16 @@ class Student(LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.losses: list[Tensor] = []
         self.tests: list[tuple[int, float]] = []
+        self.began: float | None = None  # the time of the first training step, seconds since 1970
         self._epoch: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(image)
+        return self.call(image).float()
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        self.began = self.began or time.time()
         image, target = batch["image"], batch.get("soft_label")
-        logits = self.network(image)
+        logits = self(image)
         if self.teachers is not None:
             target = self.teachers(image)
         label = batch["label"] if "label" in self.criterion.needs else None
@@ -98,7 +102,8 @@ class Student(LightningModule):
         self._epoch.clear()
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        self.accuracy.update(self.network(batch["image"]), batch["label"])
+        label = batch["label"]
+        self.accuracy.update(self(batch["image"])[: len(label)], label)
 
     def on_validation_epoch_end(self) -> None:
         epoch = self.current_epoch + 1 if self.trainer.state.fn == "fit" else self.training_recipe.epochs
@@ -146,31 +151,34 @@ def train(
     test_every: int | None = None,
     advance: Callable[..., None] = lambda note="": None,
 ) -> Student:
-    """Train `network` on `samples` (on the engine's device) and return the student.
+    """Train `network` on `samples` and return the student; with the CPU threads that are set (see `Engine.cores`).
 
     Random numbers derive from `seed` alone. With `tests`, accuracy on them is taken every `test_every` epochs and
     lands in `student.tests`. `advance` is called after each epoch.
     """
-    student = Student(network, criterion, training, lr, num_classes, teachers)
-    batches = Batches(samples, training.batch_size, shuffle=True)
+    forward = engine.forward(network.to(engine.device))
+    student = Student(network, criterion, training, lr, num_classes, teachers, forward)
+    batches = Batches(samples, training.batch_size, pin=_pin(samples, engine))
+    for size, count in batches.sizes.items():
+        forward.expect((size, *samples.images.shape[1:]), count * training.epochs, training=True)
+    loaders = [batches]
+    if test_every:
+        loaders.append(_test_batches(student, tests, engine, training.epochs // test_every))
     trainer = engine.trainer(
         training.epochs,
         callbacks=[*augmentations, _EpochTick(advance)],
         limit_val_batches=None if test_every else 0,
         check_val_every_n_epoch=test_every,
     )
-    with isolate_rng(), engine.cores(batches.batch_size * samples.images[0].numel()):
+    with isolate_rng():
         seed_everything(derived_seed(seed, "training"), verbose=False)
-        loaders = [test_batches(tests)] if test_every else []
-        trainer.fit(student, batches, *loaders)
+        trainer.fit(student, *loaders)
     return student
 
 
 def accuracy_on(student: Student, samples: Samples, engine: Engine) -> float:
     """Accuracy (fraction) of a trained student on `samples`."""
-    batches = test_batches(samples)
-    with engine.cores(batches.batch_size * samples.images[0].numel()):
-        engine.trainer(1).validate(student, batches, verbose=False)
+    engine.trainer(1).validate(student, _test_batches(student, samples, engine, 1), verbose=False)
     return student.tests.pop()[1]
 
 
@@ -181,13 +189,19 @@ def new_network(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make()
 
 
-def test_batches(samples: Samples) -> Batches:
-    return Batches(samples, TEST_BATCH)
-
-
 def derived_seed(seed: int, purpose: str) -> int:
     """An independent 32-bit seed for one purpose of one measurement."""
     return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
+
+
+def _test_batches(student: Student, samples: Samples, engine: Engine, passes: int) -> TestBatches:
+    batches = TestBatches(samples, engine.test_batch, pin=_pin(samples, engine))
+    student.call.expect((batches.batch_size, *samples.images.shape[1:]), len(batches) * passes, training=False)
+    return batches
+
+
+def _pin(samples: Samples, engine: Engine) -> bool:
+    return engine.device == "cuda" and samples.images.device.type == "cpu"
 
 
 class _EpochTick(Callback):

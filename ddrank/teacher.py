@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ class Teachers:
     def __call__(self, images: Tensor) -> Tensor:
         """Mean logits (N, classes) of all teachers for `images` (N, C, H, W) in the teachers' space."""
         return torch.stack([network(images).float() for network in self.networks]).mean(0)
+
+    def to(self, device: torch.device | str) -> Teachers:
+        """The same teachers on `device`."""
+        return replace(self, networks=tuple(network.to(device) for network in self.networks))
 
     def label(self, images: Tensor, batch_size: int = 500) -> Tensor:
         """Mean logits for any number of images, on the CPU."""
@@ -93,10 +97,12 @@ class TeacherRoom:
         self, model: dict[str, Any], recipe: Training, aug: dict[str, Any], space: Space, seed: int
     ) -> dict[str, Tensor]:
         name = f"teacher {model['name']}"
-        with self._display.activity(name, recipe.epochs) as advance:
+        samples = self._samples(space)
+        cores = self._engine.cores(samples.numbers(recipe.batch_size))
+        with cores, self._display.activity(name, recipe.epochs) as advance:
             student = train(
                 new_network(partial(self._network, model), seed),
-                self._samples(space).to(self._engine.device),
+                self._engine.place(samples),
                 training=recipe,
                 criterion=CrossEntropy(),
                 augmentations=build.parts(
@@ -108,7 +114,7 @@ class TeacherRoom:
                 num_classes=self._real.num_classes,
                 advance=advance,
             )
-        accuracy = accuracy_on(student, space.samples(self._real.validation).to(self._engine.device), self._engine)
+            accuracy = accuracy_on(student, space.samples(self._real.validation), self._engine)
         self._display.say(f"trained the {name}: validation accuracy {accuracy:.4f}, kept in the store")
         return student.network.state_dict()
 

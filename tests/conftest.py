@@ -21,6 +21,7 @@ QUICK = (
     "train.step_size=2",
     "dataset.real.epochs=1",
     "dataset.teacher.epochs=1",
+    "engine.workers=1",
     "method.distiller.iterations=3",
 )
 QUICK_SELECTION = QUICK[:-1]  # for methods whose distiller has no iterations

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits as sklearn_digits
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from ddrank.config import folder
-from ddrank.data import Batches, RealDataset, Samples, Space, fit_space, load_real
+from ddrank.data import Batches, RealDataset, Samples, Space, TestBatches, fit_space, load_real
 from ddrank.data.cifar import load_cifar10, load_cifar100
 from ddrank.data.digits import load_digits, load_mnist5k
 from ddrank.data.real import stratified_test_split
@@ -524,7 +524,7 @@ def test_uint8_images_normalised_by_the_batch_are_those_normalised_beforehand(ra
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (MEAN, STD))
     before = Samples((raw.images.float() / 255 - mean) / std, raw.labels)
     lazy = replace(raw, mean=MEAN, std=STD)
-    for one, two in zip(Batches(lazy, 7), Batches(before, 7), strict=True):
+    for one, two in zip(TestBatches(lazy, 7), TestBatches(before, 7), strict=True):
         assert one["image"].dtype == torch.float32
         torch.testing.assert_close(one["image"], two["image"])
         assert torch.equal(one["label"], two["label"])
@@ -570,34 +570,53 @@ def test_indexing_takes_images_labels_and_soft_labels_together(raw):
     assert set(raw.batch(torch.tensor([1]))) == {"image", "label"}
 
 
-@pytest.mark.parametrize(("size", "expected"), [(6, [6, 6, 6, 2]), (20, [20]), (256, [20]), (1, [1] * 20)])
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_batches_are_capped_and_hold_every_image_once_a_pass(size, expected, shuffle):
+@pytest.mark.parametrize(
+    ("size", "expected"), [(6, [6, 6, 6, 2]), (20, [20]), (256, [20]), (1, [1] * 20), (19, [20]), (9, [9, 9, 2])]
+)
+def test_batches_are_capped_and_hold_every_image_once_a_pass(size, expected):
     samples = Samples(torch.arange(20.0).view(20, 1, 1, 1), torch.arange(20))
-    batches = Batches(samples, size, shuffle)
+    batches = Batches(samples, size)
     assert len(batches) == len(expected)
+    assert batches.sizes == {count: expected.count(count) for count in expected}
+    orders = []
     for _ in range(2):
         drawn = list(batches)
         assert [len(batch["label"]) for batch in drawn] == expected
         labels = torch.cat([batch["label"] for batch in drawn])
         assert torch.equal(torch.cat([batch["image"].flatten() for batch in drawn]), labels.float())
         assert torch.equal(labels.sort().values, torch.arange(20))
-        assert shuffle or torch.equal(labels, torch.arange(20))
+        orders.append(labels.tolist())
+    assert orders[0] != orders[1]
 
 
 def test_the_order_comes_from_the_global_generator(raw):
     samples = replace(raw, labels=torch.arange(20))
 
     def order() -> list[int]:
-        return torch.cat([batch["label"] for batch in Batches(samples, 8, shuffle=True)]).tolist()
+        return torch.cat([batch["label"] for batch in Batches(samples, 8)]).tolist()
 
     torch.manual_seed(5)
     first, second = order(), order()
     torch.manual_seed(5)
     assert order() == first != second
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(20, [20]), (500, [20]), (10, [10, 10]), (8, [7, 7, 7]), (19, [10, 10])]
+)
+def test_test_batches_have_one_size_and_every_label_once(most, expected):
+    samples = Samples(torch.arange(20.0).view(20, 1, 1, 1), torch.arange(20))
+    batches = TestBatches(samples, most)
+    drawn = list(batches)
+    assert [len(batch["image"]) for batch in drawn] == expected
+    assert len(batches) == len(drawn)
+    labels = torch.cat([batch["label"] for batch in drawn])
+    assert labels.tolist() == list(range(20))  # in order, and no copy counts
+    for batch in drawn:
+        assert batch["image"].flatten()[: len(batch["label"])].tolist() == batch["label"].tolist()
     state = torch.get_rng_state()
-    list(Batches(samples, 8))
-    assert torch.equal(torch.get_rng_state(), state)  # unshuffled batches draw nothing
+    list(batches)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # --- spaces ---

@@ -2,7 +2,7 @@
 
 from ddrank.data.distilled import DistilledDataset, read_distilled, write_distilled
 from ddrank.data.real import RealDataset, load_real
-from ddrank.data.samples import Batches, Samples
+from ddrank.data.samples import Batches, Samples, TestBatches
 from ddrank.data.space import Space, fit_space
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "RealDataset",
     "Samples",
     "Space",
+    "TestBatches",
     "fit_space",
     "load_real",
     "read_distilled",

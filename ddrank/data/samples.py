@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in (self.images, self.labels, self.soft) if tensor is not None)
+
+    def numbers(self, batch_size: int) -> int:
+        """How many numbers the images of one batch are."""
+        return min(batch_size, len(self)) * self.images[0].numel()
+
     def __getitem__(self, index: Tensor) -> Samples:
         """The samples at `index` (int64 (n,))."""
         soft = None if self.soft is None else self.soft[index]
@@ -48,7 +58,7 @@ class Samples:
             return images
         return normalize(images.float().div_(255), self.mean, self.std)
 
-    def batch(self, index: Tensor) -> dict[str, Tensor]:
+    def batch(self, index: Tensor | slice) -> dict[str, Tensor]:
         """What a training or test step gets: `image`, `label` and, where there are any, `soft_label`."""
         batch = {"image": self.floats(index), "label": self.labels[index]}
         if self.soft is not None:
@@ -67,32 +77,64 @@ class Samples:
 
 
 class Batches:
-    """Batches of samples as dicts, drawn by index on the device where the samples lie; no worker processes.
+    """Training batches of samples as dicts, in a new order at every pass; no worker processes.
 
-    With `shuffle`, every pass draws a new order from torch's global generator on the CPU. The last batch may be
-    smaller; a batch size above the number of samples gives one batch of them all. A single sample left over joins the
-    batch before: batch normalisation cannot train on one.
+    Batches are drawn by index where the samples lie, and pinned for their way to a GPU that does not hold them
+    (`pin`). The order comes from torch's global generator on the CPU. The last batch may be smaller; a batch size above
+    the number of samples gives one batch of them all. A single sample left over joins the batch before: batch
+    normalisation cannot train on one.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, shuffle: bool = False):
-        self.samples = samples
+    def __init__(self, samples: Samples, batch_size: int, pin: bool = False):
+        self.samples, self.pin = samples, pin
         self.batch_size = min(batch_size, len(samples))
-        self.shuffle = shuffle
 
     def __len__(self) -> int:
         whole, left = divmod(len(self.samples), self.batch_size)
-        return whole + (left > (1 if self.shuffle else 0))
+        return whole + (left > 1)
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """How many batches of which size a pass has."""
+        last = len(self.samples) - (len(self) - 1) * self.batch_size
+        return dict(Counter({self.batch_size: len(self) - 1}) + Counter({last: 1}))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        count, device = len(self.samples), self.samples.images.device
-        if not self.shuffle:
-            for start in range(0, count, self.batch_size):
-                yield self.samples.batch(slice(start, start + self.batch_size))
-            return
-        order = torch.randperm(count).to(device)
+        count = len(self.samples)
+        order = torch.randperm(count).to(self.samples.images.device)
         for number in range(len(self)):
             end = count if number == len(self) - 1 else (number + 1) * self.batch_size
-            yield self.samples.batch(order[number * self.batch_size : end])
+            yield _pinned(self.samples.batch(order[number * self.batch_size : end]), self.pin)
+
+
+class TestBatches:
+    """All samples once, in their order, in batches of one size, at most `most`.
+
+    The last batch is filled up with copies of the last image, so that every batch has the same shape; its labels are
+    those of the real samples alone.
+    """
+
+    __test__ = False  # not one of pytest's
+
+    def __init__(self, samples: Samples, most: int, pin: bool = False):
+        self.samples, self.pin = samples, pin
+        self._count = -(-len(samples) // most)
+        self.batch_size = -(-len(samples) // self._count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for start in range(0, len(self.samples), self.batch_size):
+            batch = self.samples.batch(slice(start, start + self.batch_size))
+            if missing := self.batch_size - len(batch["label"]):
+                last = batch["image"][-1:].expand(missing, -1, -1, -1)
+                batch["image"] = torch.cat([batch["image"], last])
+            yield _pinned(batch, self.pin)
+
+
+def _pinned(batch: dict[str, Tensor], pin: bool) -> dict[str, Tensor]:
+    return {name: tensor.pin_memory() for name, tensor in batch.items()} if pin else batch
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

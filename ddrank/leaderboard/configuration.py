@@ -25,6 +25,8 @@ IGNORED = (
     "engine.accelerator",
     "engine.threads",
     "engine.workers",
+    "engine.compile",
+    "engine.channels_last",
     "engine.allocator",
 )
 FIELDS = ("method", "dataset", "ipc", "model", "aug", "criterion", "labels", "protocol")
