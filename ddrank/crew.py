@@ -186,13 +186,16 @@ class _Shared:
     """Samples in memory that other processes can map."""
 
     def __init__(self, samples: Samples):
+        from ddrank.data.samples import chunks
+
         self.file: BinaryIO = _anonymous_file()
         tensors = []
         for tensor in (samples.images, samples.labels, samples.soft):
             if tensor is not None:
                 self.file.seek(-(-self.file.tell() // 64) * 64)
                 tensors.append((self.file.tell(), tensor.dtype, tuple(tensor.shape)))
-                self.file.write(tensor.detach().cpu().contiguous().numpy().data)
+                for chunk in chunks(tensor):
+                    self.file.write(chunk)
         self.file.flush()
         self.header = (tensors, samples.mean, samples.std)
 

@@ -25,9 +25,12 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from ddrank.config import folder
 from ddrank.data import Batches, RealDataset, Samples, Space, TestBatches, fit_space, load_real
+from ddrank.data import samples as samples_module
+from ddrank.data import shapes as shapes_module
 from ddrank.data.cifar import load_cifar10, load_cifar100
 from ddrank.data.digits import load_digits, load_mnist5k
 from ddrank.data.real import stratified_test_split
+from ddrank.data.samples import Rows
 from ddrank.data.shapes import load_shapes
 from ddrank.data.space import fit_zca
 from ddrank.errors import InputError
@@ -617,6 +620,55 @@ def test_test_batches_have_one_size_and_every_label_once(most, expected):
     state = torch.get_rng_state()
     list(batches)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- views and mapped files ---
+
+
+def test_a_large_subset_is_a_view_that_reads_as_a_copy(raw, monkeypatch):
+    index = torch.tensor([4, 2, 17, 2, 9])
+    copy = replace(raw, mean=MEAN, std=STD)[index]
+    monkeypatch.setattr(samples_module, "_VIEWED_BYTES", 0)
+    view = replace(raw, mean=MEAN, std=STD)[index]
+    assert isinstance(view.images, Rows)
+    assert not isinstance(copy.images, Rows)
+    assert view.images.base is raw.images  # nothing is copied
+    assert (len(view), view.nbytes, view.numbers(3)) == (len(copy), copy.nbytes, copy.numbers(3))
+    assert view.fingerprint == copy.fingerprint
+    monkeypatch.setattr(samples_module, "_CHUNK_BYTES", 1)
+    assert view[torch.arange(5)].fingerprint == copy.fingerprint
+    assert torch.equal(view.floats(), copy.floats())
+    assert torch.equal(view.floats(slice(1, 3)), copy.floats(slice(1, 3)))
+    assert torch.equal(view.to("cpu").images, copy.images)
+    part = view[torch.tensor([3, 0])]
+    assert part.images.base is raw.images
+    assert torch.equal(part.floats(), copy.floats()[[3, 0]])
+    for one, two in zip(TestBatches(view, 2), TestBatches(copy, 2), strict=True):
+        assert all(torch.equal(one[name], two[name]) for name in ("image", "label"))
+
+
+def test_large_shapes_are_drawn_once_into_a_file(tmp_path, monkeypatch, capfd):
+    settings = {"size": 8, "channels": 3, "num_classes": 4, "train_per_class": 5, "test_per_class": 2}
+    drawn = load_shapes(tmp_path / "data", **settings)
+    assert not (tmp_path / "data").exists()
+    monkeypatch.setattr(shapes_module, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(shapes_module, "_CHUNK_PIXELS", 64 * 7)
+    for said in (2, 0):
+        read = load_shapes(tmp_path / "data", **settings)
+        assert capfd.readouterr().err.count("once") == said
+        for one, two in zip(read[:2], drawn[:2], strict=True):
+            assert torch.equal(one.labels, two.labels)
+            assert one.images.shape == two.images.shape
+    train, test = sorted((tmp_path / "data").iterdir(), key=lambda path: -path.stat().st_size)
+    assert train.read_bytes() == bytes(read[0].images.flatten().tolist())
+    train.write_bytes(train.read_bytes()[:-1])  # cut short
+    again = load_shapes(tmp_path / "data", **settings)
+    assert torch.equal(again[0].images, read[0].images)
+    monkeypatch.setattr(shapes_module, "_draw", lambda *arguments: 1 / 0)
+    train.unlink()
+    with pytest.raises(ZeroDivisionError):
+        load_shapes(tmp_path / "data", **settings)
+    assert list((tmp_path / "data").iterdir()) == [test]  # nothing half-written
 
 
 # --- spaces ---

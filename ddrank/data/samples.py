@@ -11,19 +11,49 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+_VIEWED_BYTES = 1 << 26  # subsets of at least this many bytes are views
+_CHUNK_BYTES = 1 << 26
+
+
+class Rows:
+    """Some rows of a tensor that stay where they are, in memory or in a mapped file: a subset without a copy.
+
+    Reads as the tensor `base[index]` would; what is asked for is copied, no more.
+    """
+
+    def __init__(self, base: Tensor, index: Tensor):
+        self.base, self.index = base, index
+        self.shape = torch.Size((len(index), *base.shape[1:]))
+        self.dtype, self.device = base.dtype, base.device
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor | slice | int) -> Tensor:
+        return self.base[self.index[index]]
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape.numel() * self.base.element_size()
+
+    def to(self, device: torch.device | str) -> Tensor:
+        """All of them on another device."""
+        return self.base[self.index].to(device)
+
 
 @dataclass(frozen=True)
 class Samples:
     """Images with their labels.
 
     Attributes:
-        images: (N, C, H, W); uint8 pixels, or float32 in whatever space they are used in.
+        images: (N, C, H, W); uint8 pixels, or float32 in whatever space they are used in. Large ones may be `Rows`, or
+            lie in a mapped file, of which only the parts in use are in memory.
         labels: int64 (N,), class indices.
         soft: float32 (N, classes), the logits of soft labels, where there are any.
         mean, std: per-channel constants with which uint8 pixels are normalised as a batch is drawn; empty for float32.
     """
 
-    images: Tensor
+    images: Tensor | Rows
     labels: Tensor
     soft: Tensor | None = None
     mean: tuple[float, ...] = ()
@@ -44,7 +74,7 @@ class Samples:
     def __getitem__(self, index: Tensor) -> Samples:
         """The samples at `index` (int64 (n,))."""
         soft = None if self.soft is None else self.soft[index]
-        return replace(self, images=self.images[index], labels=self.labels[index], soft=soft)
+        return replace(self, images=_subset(self.images, index), labels=self.labels[index], soft=soft)
 
     def to(self, device: torch.device | str) -> Samples:
         """The same samples on `device`."""
@@ -72,8 +102,22 @@ class Samples:
         for tensor in (self.images, self.labels, self.soft):
             if tensor is not None:
                 digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().data)
+                for chunk in chunks(tensor):
+                    digest.update(chunk)
         return digest.hexdigest()
+
+
+def chunks(tensor: Tensor | Rows) -> Iterator[memoryview]:
+    """The bytes of a tensor, in pieces that memory can take."""
+    rows = max(1, _CHUNK_BYTES // max(1, tensor.nbytes // max(1, len(tensor))))
+    for start in range(0, len(tensor), rows):
+        yield tensor[start : start + rows].detach().cpu().contiguous().numpy().data
+
+
+def _subset(images: Tensor | Rows, index: Tensor) -> Tensor | Rows:
+    if len(index) * (images.nbytes // len(images)) < _VIEWED_BYTES:
+        return images[index]
+    return Rows(images.base, images.index[index]) if isinstance(images, Rows) else Rows(images, index)
 
 
 class Batches:

@@ -12,12 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddrank.data.mapped import mapped
 from ddrank.data.samples import Samples
 from ddrank.errors import InputError
 
 KINDS = ("disk", "triangle", "square", "star", "ring", "cross", "hexagon", "flower", "crescent", "bar")
 MOST_HUES = 10
 _CHUNK_PIXELS = 1 << 21
+_LARGE_BYTES = 1 << 30
+_VERSION = 1  # of the drawing, for the names of files
 
 
 def load_shapes(
@@ -31,6 +34,8 @@ def load_shapes(
 ) -> tuple[Samples, Samples, tuple[str, ...]]:
     """`num_classes` classes of `channels` x `size` x `size` uint8 images; the same seed gives the same images.
 
+    Sets of a gibibyte or more are drawn once, into a file under `root`, and read from there as they are used.
+
     Raises InputError for sizes under 8, other than 1 or 3 channels, or fewer than 2 classes.
     """
     if size < 8 or channels not in (1, 3) or num_classes < 2 or min(train_per_class, test_per_class) < 1:
@@ -39,8 +44,8 @@ def load_shapes(
             f"{train_per_class} training and {test_per_class} test images a class: expected size >= 8, "
             "1 or 3 channels, 2 classes or more and 1 image or more a class"
         )
-    train = _drawn(num_classes, train_per_class, size, channels, seed=2 * seed)
-    test = _drawn(num_classes, test_per_class, size, channels, seed=2 * seed + 1)
+    train = _drawn(root, num_classes, train_per_class, size, channels, seed=2 * seed)
+    test = _drawn(root, num_classes, test_per_class, size, channels, seed=2 * seed + 1)
     return train, test, tuple(class_name(label, num_classes, channels) for label in range(num_classes))
 
 
@@ -63,15 +68,23 @@ def _variety(num_classes: int, channels: int) -> tuple[int, int]:
     return kinds, min(MOST_HUES, math.ceil(num_classes / kinds))
 
 
-def _drawn(num_classes: int, per_class: int, size: int, channels: int, seed: int) -> Samples:
+def _drawn(root: Path, num_classes: int, per_class: int, size: int, channels: int, seed: int) -> Samples:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num_classes).repeat(per_class)
     labels = labels[torch.randperm(len(labels), generator=generator)]
-    images = torch.empty(len(labels), channels, size, size, dtype=torch.uint8)
-    chunk = max(1, _CHUNK_PIXELS // size**2)
-    for start in range(0, len(labels), chunk):
-        part = slice(start, start + chunk)
-        images[part] = _draw(labels[part], num_classes, size, channels, generator)
+    shape = (len(labels), channels, size, size)
+
+    def draw(images: Tensor) -> None:
+        chunk = max(1, _CHUNK_PIXELS // size**2)
+        for start in range(0, len(labels), chunk):
+            part = slice(start, start + chunk)
+            images[part] = _draw(labels[part], num_classes, size, channels, generator)
+
+    if math.prod(shape) >= _LARGE_BYTES:
+        name = f"shapes-{size}px-{channels}-{num_classes}c-{per_class}-seed{seed}-v{_VERSION}.uint8"
+        return Samples(mapped(root / name, shape, draw), labels)
+    images = torch.empty(shape, dtype=torch.uint8)
+    draw(images)
     return Samples(images, labels)
 
 
