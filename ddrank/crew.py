@@ -71,6 +71,7 @@ class Crew:
     """Up to `most` workers, started when there is work for them, kept until `close`."""
 
     def __init__(self, engine: Engine, most: int):
+        prepare(most)
         self._engine, self._most = engine, most
         self._idle: list[_Worker] = []
         self._busy: dict[Hashable, _Worker] = {}

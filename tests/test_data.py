@@ -660,10 +660,11 @@ def test_large_shapes_are_drawn_once_into_a_file(tmp_path, monkeypatch, capfd):
             assert torch.equal(one.labels, two.labels)
             assert one.images.shape == two.images.shape
     train, test = sorted((tmp_path / "data").iterdir(), key=lambda path: -path.stat().st_size)
-    assert train.read_bytes() == bytes(read[0].images.flatten().tolist())
-    train.write_bytes(train.read_bytes()[:-1])  # cut short
-    again = load_shapes(tmp_path / "data", **settings)
-    assert torch.equal(again[0].images, read[0].images)
+    content = train.read_bytes()
+    assert content == bytes(read[0].images.flatten().tolist())
+    train.write_bytes(content[:-1])  # cut short
+    load_shapes(tmp_path / "data", **settings)
+    assert train.read_bytes() == content
     monkeypatch.setattr(shapes_module, "_draw", lambda *arguments: 1 / 0)
     train.unlink()
     with pytest.raises(ZeroDivisionError):
