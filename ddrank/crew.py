@@ -1,8 +1,9 @@
 """Students side by side: worker processes, each fitting one student at a time.
 
 The workers are forked from a server process (multiprocessing's `forkserver`) that has imported what a fit needs while
-the evaluation was still reading its data. They keep nothing: jobs come through a pipe, large samples through memory
-that all of them map, outcomes go back through the pipe. This module imports torch only where a process needs it.
+the evaluation was still reading its data. Assignments come to them through a pipe, large samples through memory that
+all of them map, and outcomes go back through the pipe; what they keep saves time, and decides nothing. This module
+imports torch only where a process needs it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import os
 import pickle
 import signal
 import tempfile
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, reduction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ddrank.errors import EngineWarning, InputError
@@ -28,7 +31,7 @@ from ddrank.errors import EngineWarning, InputError
 if TYPE_CHECKING:
     from ddrank.data.samples import Samples
     from ddrank.engine import Engine
-    from ddrank.fit import Job
+    from ddrank.fit import Assignment
 
 _SHARED_BYTES = 1 << 20  # samples from this size on are mapped by the workers, not copied
 _SHARED_FILES = 64
@@ -39,7 +42,7 @@ _PATIENCE = 5.0  # seconds for a dead process to be buried
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker reports about the job it was given with `ticket`: `kind` is
+    """What a worker reports about the assignment it was given with `ticket`: `kind` is
 
     `advance` (content: epochs since the last report), `done` (its Outcome), `said` (a sentence for people), `lost` (the
     worker died; content: how), `refused` (an InputError's sentence) or `failed` (a traceback).
@@ -54,7 +57,12 @@ def prepare(workers: int | str) -> None:
     """Start the server that workers are forked from, where there will be any: it imports what they need meanwhile."""
     if possible() and (cores() > 1 if workers == "auto" else workers > 1):
         multiprocessing.get_context("forkserver").set_forkserver_preload(["ddrank.fit"])
-        forkserver.ensure_running()
+        # Inherited: an interrupt is for the evaluation, and its end that of the workers.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def possible() -> bool:
@@ -64,7 +72,12 @@ def possible() -> bool:
 
 def cores() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # a container's share
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return cores
 
 
 class Crew:
@@ -79,24 +92,20 @@ class Crew:
 
     @property
     def busy(self) -> int:
-        """How many jobs are in work."""
+        """How many assignments are in work."""
         return len(self._busy)
 
     @property
     def free(self) -> bool:
-        """Whether another job can be started."""
+        """Whether another assignment can be started."""
         return len(self._busy) < self._most
 
-    def start(self, ticket: Hashable, job: Job) -> None:
-        """Give `job` to a free worker."""
+    def start(self, ticket: Hashable, assignment: Assignment) -> None:
+        """Give `assignment` to a free worker."""
         worker = self._idle.pop() if self._idle else _Worker(self._engine)
-        try:
-            worker.give(job, self._share)
-        except OSError:  # it died while it had nothing to do
-            worker.kill()
-            worker = _Worker(self._engine)
-            worker.give(job, self._share)
         self._busy[ticket] = worker
+        with contextlib.suppress(ConnectionError):  # it died while it had nothing to do: `wait` finds out
+            worker.give(assignment, self._share)
 
     def wait(self, timeout: float | None = None) -> list[Message]:
         """What the workers report, as soon as one does or after `timeout` seconds."""
@@ -116,10 +125,14 @@ class Crew:
         return messages
 
     def rest(self) -> None:
-        """Drop the jobs in work, if there are any; the other workers stay."""
+        """Drop the assignments in work, if there are any, and all shared samples; the other workers stay."""
         for worker in self._busy.values():
             worker.kill()
         self._busy.clear()
+        for worker in self._idle:
+            with contextlib.suppress(ConnectionError):
+                worker.forget()
+        self._shared.clear()
 
     def close(self) -> None:
         """End all workers."""
@@ -127,7 +140,6 @@ class Crew:
         for worker in self._idle:
             worker.kill()
         self._idle.clear()
-        self._shared.clear()
 
     def _share(self, samples: Samples) -> _Shared:
         shared = self._shared.pop(samples.fingerprint, None) or _Shared(samples)
@@ -148,11 +160,10 @@ class _Worker:
         theirs.close()
         self._knows: set[str] = set()
 
-    def give(self, job: Job, share: Callable[[Samples], _Shared]) -> None:
-        content, parts = _packed(job)
+    def give(self, assignment: Assignment, share: Callable[[Samples], _Shared]) -> None:
+        content, parts = _packed(assignment)
         if len(self._knows) > _SHARED_FILES:
-            self._send("forget", None)
-            self._knows.clear()
+            self.forget()
         for name, part in parts.items():
             if name in self._knows:
                 continue
@@ -163,7 +174,12 @@ class _Worker:
                 self._send("samples", (name, shared.header))
                 reduction.send_handle(self.connection, shared.file.fileno(), self.process.pid)
             self._knows.add(name)
-        self._send("job", content)
+        self._send("assignment", content)
+
+    def forget(self) -> None:
+        """Have it drop the samples and teachers that it keeps."""
+        self._send("forget", None)
+        self._knows.clear()
 
     def kill(self) -> None:
         self.connection.close()
@@ -224,8 +240,8 @@ def _anonymous_file() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def _packed(job: Job) -> tuple[bytes, dict[str, Any]]:
-    """A job as bytes, and by name what it refers to that workers keep from job to job."""
+def _packed(assignment: Assignment) -> tuple[bytes, dict[str, Any]]:
+    """An assignment as bytes, and by name what it refers to that workers keep from one to the next."""
     from ddrank.data.samples import Samples
     from ddrank.teacher import Teachers
 
@@ -243,7 +259,7 @@ def _packed(job: Job) -> tuple[bytes, dict[str, Any]]:
             return name
 
     content = io.BytesIO()
-    Pickler(content).dump(job)
+    Pickler(content).dump(assignment)
     return content.getvalue(), parts
 
 
@@ -256,8 +272,8 @@ def _saved(teachers: Any) -> bytes:
 
 
 def _work(channel: connection.Connection, engine: Engine) -> None:
-    """A worker's life: one job after the other, until the other end of the channel is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the evaluation is interrupted, and closes the channel
+    """A worker's life: one assignment after the other, until the other end of the channel is closed."""
+    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
     import torch
 
     from ddrank.fit import run
@@ -277,7 +293,7 @@ def _work(channel: connection.Connection, engine: Engine) -> None:
             engine.trim()
         try:
             kind, content = pickle.loads(channel.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):
             return
         if kind == "forget":
             parts.clear()
@@ -296,7 +312,13 @@ def _work(channel: connection.Connection, engine: Engine) -> None:
                 send("failed", traceback.format_exc())
 
 
-def _unpacked(content: bytes, parts: dict[str, Any]) -> Job:
+def _follow(evaluation: Any) -> None:
+    """End with the process that this one works for, in the middle of a training if need be."""
+    connection.wait([evaluation.sentinel])
+    os._exit(0)
+
+
+def _unpacked(content: bytes, parts: dict[str, Any]) -> Assignment:
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, name: str) -> Any:
             return parts[name]

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,9 +30,10 @@ from ddrank.forward import Forward
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _SMALL_STEP = 3 * 64 * 32 * 32  # numbers in a batch of images
+_MOST_SHARED = 1 << 28  # numbers of the images that a worker is sent
 _GPU_WORKERS = 4
 _IMPORTED = time.time()
-_DEVICE_SHARE = 0.5  # of the free device memory, for one set of samples
+_DEVICE_SHARE = 0.25  # of a process's part of the device memory, for one set of samples
 PRECISIONS = ("32-true", "tf32", "bf16-mixed", "16-mixed")
 
 
@@ -87,6 +89,7 @@ class Engine:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            inference_mode=False,  # its tensors are of another kind, for which a network would be compiled once more
             **options,
         )
 
@@ -96,7 +99,8 @@ class Engine:
         if channels_last == "auto":
             reduced = self.precision.endswith("mixed")
             channels_last = reduced and (True if self.device == "cuda" else "compiled")
-        return Forward(network, self.compile, channels_last)
+        mode = False if self.device == "mps" and self.compile == "auto" else self.compile
+        return Forward(network, mode, channels_last)
 
     @property
     def test_batch(self) -> int:
@@ -107,8 +111,8 @@ class Engine:
         """`samples` on the device, where they fit; else where they are, to be sent batch by batch."""
         if self.device != "cuda":
             return samples if self.device == "cpu" else samples.to(self.device)
-        free, _ = torch.cuda.mem_get_info()
-        return samples.to(self.device) if samples.nbytes < _DEVICE_SHARE * free else samples
+        _, memory = torch.cuda.mem_get_info()
+        return samples.to(self.device) if samples.nbytes < _DEVICE_SHARE * memory / self.workers else samples
 
     def threads_for(self, numbers: int) -> int:
         """CPU threads for a student whose training batches are `numbers` numbers.
@@ -120,9 +124,10 @@ class Engine:
             return self.threads
         return 1 if self.threads == "auto" and numbers <= _SMALL_STEP else cores()
 
-    def beside(self, numbers: int) -> bool:
-        """Whether students with training batches of `numbers` numbers are trained side by side."""
-        if self.workers < 2:
+    def beside(self, numbers: int, total: int = 0) -> bool:
+        """Whether students with training batches of `numbers` numbers are trained side by side; `total` numbers are all
+        images that they are trained on."""
+        if self.workers < 2 or total > _MOST_SHARED:
             return False
         return numbers <= _SMALL_STEP if self.device == "cuda" else self.threads_for(numbers) * 2 <= max(2, cores())
 
@@ -133,9 +138,10 @@ class Engine:
 
     @contextmanager
     def cores(self, numbers: int | None = None) -> Iterator[None]:
-        """The CPU threads for a student whose training batches are `numbers` numbers; without one, all cores."""
+        """The CPU threads for a student whose training batches are `numbers` numbers; without one, all that it has."""
         before = torch.get_num_threads()
-        torch.set_num_threads(cores() if numbers is None else self.threads_for(numbers))
+        own = self.threads if isinstance(self.threads, int) else cores()
+        torch.set_num_threads(own if numbers is None else self.threads_for(numbers))
         try:
             yield
         finally:
@@ -166,8 +172,11 @@ def start(config: DictConfig) -> Engine:
     if config.precision not in PRECISIONS:
         raise InputError(f"engine.precision is {config.precision!r}, expected one of {', '.join(PRECISIONS)}")
     device = _device(config.accelerator)
-    if config.precision == "tf32" and device != "cuda":
-        raise InputError(f"engine.precision=tf32 needs a CUDA GPU, but the device is {device}: choose 32-true")
+    if config.precision in ("tf32", "16-mixed") and device != "cuda":
+        raise InputError(
+            f"engine.precision={config.precision} needs a CUDA GPU, but the device is {device}: choose 32-true or "
+            "bf16-mixed"
+        )
     engine = Engine(
         device=device,
         precision=config.precision,
@@ -200,6 +209,8 @@ def _workers(config: DictConfig, device: str) -> int:
         return 1
     if config.workers != "auto":
         return config.workers
+    if sys.platform == "darwin":  # its libraries do not like to be forked
+        return 1
     if device == "cuda":
         return max(1, min(_GPU_WORKERS, cores() // 2))
     return max(1, cores() // (config.threads if isinstance(config.threads, int) else 1))

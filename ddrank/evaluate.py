@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ddrank.store import Store
 from ddrank.teacher import TeacherRoom, Teachers
 
 RESULT_FILE = "result.json"
+_EVALUATIONS = itertools.count()  # of this process
 
 
 def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
@@ -32,6 +34,7 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
     Raises InputError, before any training, for whatever cannot be evaluated.
     """
     started = time.time()
+    since = started if next(_EVALUATIONS) else engine.process_began()
     machine = engine.start(config.engine)
     _check_parts(config)
     store = Store(config.paths.store)
@@ -59,7 +62,7 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
         logger.start(config, folder)
         fits = measurer.measure(all_arms, seeds, finished=lambda name, of_arm: logger.arm(of_arm))
         display.say(f"trained {measurer.trained} students; {measurer.found} came from the store")
-    seconds = {"total": time.time() - started, **_spans(measurer.outcomes)}
+    seconds = {"total": time.time() - started, **_spans(measurer.outcomes, since)}
     result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, seconds)
     result.save(folder / RESULT_FILE)
     images = space.inverse(distilled.images).clamp(0, 1)
@@ -123,15 +126,15 @@ def _check_ipc(config: DictConfig, real: RealDataset) -> None:
         check_ipc(config.ipc, count, real.name, real.class_names[label])
 
 
-def _spans(outcomes: list[Outcome]) -> dict[str, float]:
-    """How long at least one student was at work, and, where one was trained, how long after this process began the
-    first of them took its first step; seconds."""
+def _spans(outcomes: list[Outcome], since: float) -> dict[str, float]:
+    """How long at least one student was at work, and, where one was trained, how long after `since` (the start of the
+    process; of its later evaluations, their own) the first of them took its first step; seconds."""
     busy, until = 0.0, 0.0
     for began, ended in sorted(outcome.span for outcome in outcomes):
         busy += max(0.0, ended - max(began, until))
         until = max(until, ended)
     steps = [outcome.first_step for outcome in outcomes if outcome.first_step is not None]
-    return {"students": busy} | ({"first_step": min(steps) - engine.process_began()} if steps else {})
+    return {"students": busy} | ({"first_step": min(steps) - since} if steps else {})
 
 
 def _result(

@@ -15,14 +15,14 @@ from ddrank import build
 from ddrank.data.samples import Samples
 from ddrank.engine import Engine
 from ddrank.models import build as build_model
-from ddrank.student import Student, Training, accuracy_on, new_network, train
+from ddrank.student import Student, Training, accuracy_on, expect_training, new_network, train
 from ddrank.teacher import Teachers
 
 CURVE_POINTS = 200  # a curve's points are means over as many epochs as it takes
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Assignment:
     """Everything that fixes one student, and what is to be found out about it.
 
     Attributes:
@@ -74,13 +74,16 @@ class Outcome:
         return self.span[1] - self.span[0]
 
 
-def run(job: Job, engine: Engine, advance: Callable[..., None]) -> Outcome:
-    """Fit and test the student of `job`; `advance` is called after every epoch."""
+def run(assignment: Assignment, engine: Engine, advance: Callable[..., None]) -> Outcome:
+    """Fit and test the student of `assignment`; `advance` is called after every epoch."""
     began = time.time()
-    tests = engine.place(job.tests)
-    with engine.cores(job.samples.numbers(job.training.batch_size)):
-        student = _fitted(job, engine, tests, advance) if job.weights is None else _restored(job, engine)
-        if job.test_every and student.tests:
+    tests = engine.place(assignment.tests)
+    with engine.cores(assignment.samples.numbers(assignment.training.batch_size)):
+        if assignment.weights is None:
+            student = _fitted(assignment, engine, tests, advance)
+        else:
+            student = _restored(assignment, engine)
+        if assignment.test_every and student.tests:
             accuracy = max(accuracy for _, accuracy in student.tests)
         else:
             accuracy = accuracy_on(student, tests, engine)
@@ -91,39 +94,40 @@ def run(job: Job, engine: Engine, advance: Callable[..., None]) -> Outcome:
         span=(began, time.time()),
         first_step=student.began,
         weights={name: tensor.detach().cpu() for name, tensor in student.network.state_dict().items()}
-        if job.keep_weights
+        if assignment.keep_weights
         else None,
     )
 
 
-def _fitted(job: Job, engine: Engine, tests: Samples, advance: Callable[..., None]) -> Student:
+def _fitted(assignment: Assignment, engine: Engine, tests: Samples, advance: Callable[..., None]) -> Student:
     return train(
-        new_network(lambda: _network(job), job.seed),
-        engine.place(job.samples),
-        training=job.training,
-        criterion=build.build(job.criterion, "criterion"),
-        augmentations=build.parts(job.aug, "aug", black=job.black),
-        lr=job.lr,
-        seed=job.seed,
+        new_network(lambda: _network(assignment), assignment.seed),
+        engine.place(assignment.samples),
+        training=assignment.training,
+        criterion=build.build(assignment.criterion, "criterion"),
+        augmentations=build.parts(assignment.aug, "aug", black=assignment.black),
+        lr=assignment.lr,
+        seed=assignment.seed,
         engine=engine,
-        num_classes=job.num_classes,
-        teachers=job.teachers.to(engine.device) if job.teachers else None,
-        tests=tests if job.test_every else None,
-        test_every=job.test_every,
+        num_classes=assignment.num_classes,
+        teachers=assignment.teachers.to(engine.device) if assignment.teachers else None,
+        tests=tests if assignment.test_every else None,
+        test_every=assignment.test_every,
         advance=advance,
     )
 
 
-def _restored(job: Job, engine: Engine) -> Student:
-    network = _network(job)
-    network.load_state_dict(job.weights)
+def _restored(assignment: Assignment, engine: Engine) -> Student:
+    network = _network(assignment)
+    network.load_state_dict(assignment.weights)
     forward = engine.forward(network.to(engine.device))
-    return Student(network, nn.Identity(), job.training, job.lr, job.num_classes, forward=forward)
+    expect_training(forward, assignment.samples, assignment.training)  # so that it is tested as if trained just now
+    return Student(network, nn.Identity(), assignment.training, assignment.lr, assignment.num_classes, forward=forward)
 
 
-def _network(job: Job) -> nn.Module:
-    _, channels, size, _ = job.samples.images.shape
-    return build_model(job.model, num_classes=job.num_classes, channels=channels, size=size)
+def _network(assignment: Assignment) -> nn.Module:
+    _, channels, size, _ = assignment.samples.images.shape
+    return build_model(assignment.model, num_classes=assignment.num_classes, channels=channels, size=size)
 
 
 def _curve(values: list[Tensor]) -> list[tuple[int, float | None]]:

@@ -1,4 +1,4 @@
-"""How a network is called: compiled for the batch shapes that are worth it, plainly for all others."""
+"""How a network is called: compiled for the batches that are worth it, plainly for all others."""
 
 from __future__ import annotations
 
@@ -10,62 +10,66 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddrank.errors import EngineWarning
 
-WORTH = 5e11  # floating point operations of one student on one batch shape
-_SHAPES_KEPT = 64  # compiled shapes, modes and networks of one process
+WORTH = 5e11  # floating point operations of one student in batches of one size
+_MOST_KEPT = 64  # compiled calls of one process
 
 
 class Forward:
     """Calls a network on batches; compiled with torch.compile where `mode` says so.
 
-    `mode` is True (always), False (never) or "auto": for the batch shapes on which this one student spends at least
-    `WORTH` operations. Compiling a shape takes seconds and saves some 15 to 45 % of every step; since it serves all
-    students of the same architecture and shape, and an evaluation has dozens, it pays long before one student takes as
-    long as the compiler. The rule looks at nothing but the student itself, so that its numbers do not depend on what
-    else is trained. Where compiling fails, that is said once and the network called plainly.
+    `mode` is True (always), False (never) or "auto": for the batch sizes on which this one student spends at least
+    `WORTH` operations. Compiling takes seconds and saves some 15 to 45 % of every step; since it serves all students of
+    the same architecture and batch shape, and an evaluation has dozens, it pays long before one student takes as long
+    as the compiler. The rule looks at nothing but the student itself, so that its numbers do not depend on what else is
+    trained. An architecture that cannot be called compiled is called plainly, and that is said once.
 
-    `channels_last` lays weights and images out that way: always (True), never (False), or with the first shape that is
-    compiled ("compiled": in reduced precision on a CPU it is faster compiled, and far slower plainly).
+    `channels_last` lays weights and images out that way: always (True), never (False), or if anything is compiled
+    ("compiled": in reduced precision on a CPU it is faster compiled, and far slower plainly; then all is compiled).
     """
 
     def __init__(self, network: nn.Module, mode: bool | str = False, channels_last: bool | str = False):
-        self.network, self._mode, self._channels_last = network, mode, channels_last
-        if channels_last is True:
-            network.to(memory_format=torch.channels_last)
-        self._work: dict[tuple, float] = {}
-        self._worth: set[tuple] = set()
+        self.network, self._mode, self._channels_last = network, mode, channels_last is True
+        self._all_or_nothing = channels_last == "compiled"
+        self._work: dict[tuple[int, bool], float] = {}
+        self._worth: set[tuple[int, bool]] = set()
         self._flops: dict[tuple[int, ...], float] = {}
+        self._architecture: tuple | None = None
+        if self._channels_last:
+            network.to(memory_format=torch.channels_last)
 
     def expect(self, shape: tuple[int, ...], batches: float, training: bool) -> None:
         """Announce `batches` of `shape` (N, C, H, W), before the first of them; with a backward pass if `training`."""
+        kind = shape[0], training
         if self._mode == "auto":
-            key = (*shape, training)
-            self._work[key] = self._work.get(key, 0.0) + self._operations(shape, batches, training)
-            worth = self._work[key] >= WORTH
+            self._work[kind] = self._work.get(kind, 0.0) + self._operations(shape, batches, training)
+            worth = self._work[kind] >= WORTH or (self._all_or_nothing and self._channels_last)
         else:
             worth = bool(self._mode)
-        if worth and _compiler():
-            self._worth.add((*shape, training))
-            if self._channels_last == "compiled":
+        if worth and _compiler(next(self.network.parameters()).device.type):
+            self._worth.add(kind)
+            self._architecture = type(self.network).__qualname__, *(p.shape for p in self.network.parameters())
+            if self._all_or_nothing and not self._channels_last:
                 self._channels_last = True
                 self.network.to(memory_format=torch.channels_last)
 
     def __call__(self, image: Tensor) -> Tensor:
         """The network's output for `image` (N, C, H, W)."""
-        if self._channels_last is True:
+        if self._channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        if (*image.shape, self.network.training) not in self._worth or _given_up:
+        if (len(image), self.network.training) not in self._worth or self._architecture in _given_up:
             return self.network(image)
+        call = _compiled((self._architecture, image.shape, self.network.training, torch.is_grad_enabled()))
         try:
-            return _compiled()(self.network, image)
-        except _compile_errors() as error:
-            _give_up(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            return call(self.network, image)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            _given_up.add(self._architecture)
+            _say(f"{type(self.network).__name__}: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
             return self.network(image)
 
     def _operations(self, shape: tuple[int, ...], batches: float, training: bool) -> float:
@@ -89,40 +93,31 @@ def operations(network: nn.Module, shape: tuple[int, ...]) -> float:
     return float(counter.get_total_flops())
 
 
-_given_up: list[str] = []
+_given_up: set[tuple] = set()  # architectures that cannot be called compiled
+_kept: set[tuple] = set()  # what is compiled in this process
 
 
-def _give_up(reason: str) -> None:
-    _given_up.append(reason)
-    warnings.warn(
-        f"torch.compile does not work here ({reason}): going on without it, more slowly", EngineWarning, stacklevel=3
-    )
-
-
-@cache
-def _compiler() -> bool:
-    """Whether this machine has what torch.compile needs; says so where it has not."""
-    if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
-        _give_up("there is no triton")
-        return False
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(name) is None:
-        _give_up(f"there is no C++ compiler {name}")
-        return False
-    return True
-
-
-@cache
-def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
-    """The network's call, compiled anew for every architecture, batch shape, mode and number of threads, and shared
-    by all networks that agree in these."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    import torch._dynamo.config
+def _compiled(what: tuple) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The compiled call of all networks that agree in `what`; it compiles anew for every number of threads, too."""
+    import torch._dynamo
     import torch._inductor.config
 
+    what = *what, torch.get_num_threads()
+    if what not in _kept:
+        if len(_kept) >= _MOST_KEPT:
+            torch._dynamo.reset()  # what is needed again is found on the disk
+            _kept.clear()
+        _kept.add(what)
+        torch._inductor.config.cpp.threads = torch.get_num_threads()
+    return _compiler_call()
+
+
+@cache
+def _compiler_call() -> Callable[[nn.Module, Tensor], Tensor]:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     for limit in ("recompile_limit", "cache_size_limit"):  # the second is the older name
         if hasattr(torch._dynamo.config, limit):
-            setattr(torch._dynamo.config, limit, _SHAPES_KEPT)
+            setattr(torch._dynamo.config, limit, 2 * _MOST_KEPT)
     torch._inductor.config.compile_threads = 1  # the others are busy, and each would cost a process
     torch._inductor.config.fallback_random = True  # dropout draws the same numbers, compiled or not
     return torch.compile(_call, dynamic=False)
@@ -132,6 +127,20 @@ def _call(network: nn.Module, image: Tensor) -> Tensor:
     return network(image)
 
 
-def _compile_errors() -> tuple[type[BaseException], ...]:
-    exceptions: Any = sys.modules.get("torch._dynamo.exc")
-    return (exceptions.TorchDynamoException,) if exceptions else ()
+@cache
+def _compiler(device: str) -> bool:
+    """Whether this machine has what torch.compile needs for a device; says so where it has not."""
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        _say("there is no triton")
+        return False
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        _say(f"there is no C++ compiler {name}")
+        return False
+    return True
+
+
+def _say(reason: str) -> None:
+    warnings.warn(
+        f"torch.compile does not work here ({reason}): going on without it, more slowly", EngineWarning, stacklevel=4
+    )

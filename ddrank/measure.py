@@ -13,7 +13,7 @@ from ddrank.arms import Arm
 from ddrank.crew import Crew
 from ddrank.data import RealDataset, Samples, Space
 from ddrank.engine import Engine
-from ddrank.fit import Job, Outcome
+from ddrank.fit import Assignment, Outcome
 from ddrank.progress import Display
 from ddrank.schedule import Plan, Scheduler, Task
 from ddrank.store import Store, digest
@@ -56,7 +56,7 @@ class Measurer:
         self._model = build.plain(config.model)
         self._test_every = config.protocol.test_every.get(config.method.labels)
         self._sets: dict[tuple[Space, str], Samples] = {}
-        self._latest: dict[tuple[str, Space, int], Samples] = {}
+        self._fingerprints: dict[tuple[str, Space, int], str] = {}
         self._scheduler = Scheduler(store, engine, display, crew)
 
     @property
@@ -132,30 +132,31 @@ class Measurer:
             lr,
             "validation accuracy",
             key=self._key(arm, seed, lr) | {"tested_on": validation.fingerprint},
-            job=lambda: self._job(arm, seed, lr, validation, keep_weights=True),
+            assignment=lambda: self._assignment(arm, seed, lr, validation, keep_weights=True),
             value=keep,
         )
 
     def _tested(self, arm: Arm, seed: int, lr: float) -> Task:
         tests = self._real_set(arm.space, "test")
         best = self._protocol.best_checkpoint
+        tuned = arm.lr is None and self._protocol.select_on == "validation" and seed == self._protocol.tuning_seed
         key = self._key(arm, seed, lr) | {"tested_on": tests.fingerprint}
 
-        def job() -> Job:
-            weights = self._store.find_tensors(self._weights_key(arm, seed, lr))
-            return self._job(arm, seed, lr, tests, test_every=self._test_every if best else None, weights=weights)
+        def assignment() -> Assignment:
+            weights = self._store.find_tensors(self._weights_key(arm, seed, lr)) if tuned else None
+            every = self._test_every if best else None
+            return self._assignment(arm, seed, lr, tests, test_every=every, weights=weights)
 
         def value(outcome: Outcome) -> dict[str, Any]:
             return self._tuned(arm, seed, lr, outcome) if outcome.first_step is None else _record(outcome)
 
-        tuned = arm.lr is None and self._protocol.select_on == "validation" and seed == self._protocol.tuning_seed
         return self._task(
             arm,
             seed,
             lr,
             "test accuracy",
             key=key | ({"best_of_every": self._test_every} if best else {}),
-            job=job,
+            assignment=assignment,
             value=value,
             trains=not tuned,
         )
@@ -167,11 +168,17 @@ class Measurer:
         return {"losses": [], "tests": [], "seconds": 0.0} | known | {"accuracy": outcome.accuracy}
 
     def _task(self, arm: Arm, seed: int, lr: float, what: str, **rest: Any) -> Task:
-        numbers = min(arm.training.batch_size, arm.count) * self._real.train.images[0].numel()
-        return Task(name=f"{arm.name:<13} seed {seed}  lr {lr:<6g} {what}", numbers=numbers, work=_work(arm), **rest)
+        one = self._real.train.images[0].numel()
+        return Task(
+            name=f"{arm.name:<13} seed {seed}  lr {lr:<6g} {what}",
+            numbers=min(arm.training.batch_size, arm.count) * one,
+            total=arm.count * one,
+            work=_work(arm),
+            **rest,
+        )
 
-    def _job(self, arm: Arm, seed: int, lr: float, tests: Samples, **rest: Any) -> Job:
-        return Job(
+    def _assignment(self, arm: Arm, seed: int, lr: float, tests: Samples, **rest: Any) -> Assignment:
+        return Assignment(
             name=f"{arm.name} seed {seed} lr {lr:g}",
             model=self._model,
             num_classes=self._real.num_classes,
@@ -181,7 +188,7 @@ class Measurer:
             black=arm.space.black(self._real.channels, self._real.size),
             lr=lr,
             seed=seed,
-            samples=self._samples(arm, seed),
+            samples=arm.samples(seed),
             tests=tests,
             teachers=arm.teachers,
             **rest,
@@ -201,17 +208,17 @@ class Measurer:
         }
 
     def _key(self, arm: Arm, seed: int, lr: float) -> dict[str, Any]:
-        return self._recipe(arm) | {"train": self._samples(arm, seed).fingerprint, "lr": lr, "seed": seed}
+        return self._recipe(arm) | {"train": self._fingerprint(arm, seed), "lr": lr, "seed": seed}
 
     def _weights_key(self, arm: Arm, seed: int, lr: float) -> dict[str, Any]:
         return self._key(arm, seed, lr) | {"kind": "student"}
 
-    def _samples(self, arm: Arm, seed: int) -> Samples:
-        """An arm's training samples for a seed; the latest are kept, since their fingerprint takes a while."""
+    def _fingerprint(self, arm: Arm, seed: int) -> str:
+        """That of an arm's training samples for a seed; kept, since it takes a while."""
         which = arm.source, arm.space, seed
-        if which not in self._latest:
-            self._latest = {which: arm.samples(seed)}
-        return self._latest[which]
+        if which not in self._fingerprints:
+            self._fingerprints[which] = arm.samples(seed).fingerprint
+        return self._fingerprints[which]
 
     def _real_set(self, space: Space, which: str) -> Samples:
         if (space, which) not in self._sets:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from filelock import FileLock
@@ -19,7 +19,7 @@ from filelock import FileLock
 from ddrank.crew import Crew, Message
 from ddrank.engine import Engine
 from ddrank.errors import InputError
-from ddrank.fit import Job, Outcome, run
+from ddrank.fit import Assignment, Outcome, run
 from ddrank.progress import Activity, Display
 from ddrank.store import Store, digest
 
@@ -34,18 +34,19 @@ class Task:
     Attributes:
         key: its key in the store.
         name: for people.
-        job: describes the student, once it is known that there is none in the store.
+        assignment: describes the student, once it is known that there is none in the store.
         value: of an outcome what the store keeps; called once, before the entry is written.
-        numbers: how many numbers the images of a training batch are.
+        numbers, total: how many numbers the images of a training batch are, and all of them.
         work: of its training, in any unit proportional to time.
         trains: false for the test of a student that is trained for another task.
     """
 
     key: Mapping[str, Any]
     name: str
-    job: Callable[[], Job]
+    assignment: Callable[[], Assignment]
     value: Callable[[Outcome], dict[str, Any]]
     numbers: int
+    total: int
     work: float
     trains: bool = True
 
@@ -172,7 +173,7 @@ class Scheduler:
         return False
 
     def _beside(self, entry: _Entry) -> bool:
-        return self._crew is not None and self._engine.beside(entry.task.numbers)
+        return self._crew is not None and self._engine.beside(entry.task.numbers, entry.task.total)
 
     def _found(self, entry: _Entry, value: dict[str, Any]) -> bool:
         self._ready.remove(entry)
@@ -182,21 +183,20 @@ class Scheduler:
         return True
 
     def _begin(self, entry: _Entry, beside: bool) -> None:
-        job = entry.task.job()
-        trains = job.weights is None
-        entry.activity = self._display.begin(
-            job.name, job.training.epochs if trains else 1, entry.task.work if trains else 0.0
-        )
+        assignment = entry.task.assignment()
+        epochs = assignment.training.epochs if assignment.weights is None else 1
+        entry.activity = self._display.begin(assignment.name, epochs, entry.task.work if entry.task.trains else 0.0)
         if beside:
-            self._crew.start(entry, job)
+            self._crew.start(entry, assignment)
         else:
-            self._done(entry, run(job, self._engine, entry.activity.advance))
+            self._done(entry, run(assignment, self._engine, entry.activity.advance))
 
     def _wait(self) -> None:
         if self._crew is None or not self._crew.busy:
             time.sleep(_PATIENCE)  # another job has the locks of all that is left
             return
-        for message in self._crew.wait(_PATIENCE if self._ready else None):
+        # What has ended is stored before anything that ends the run is heeded.
+        for message in sorted(self._crew.wait(_PATIENCE if self._ready else None), key=lambda one: one.kind != "done"):
             self._heed(message)
 
     def _heed(self, message: Message) -> None:
@@ -229,11 +229,11 @@ class Scheduler:
 
     def _done(self, entry: _Entry, outcome: Outcome) -> None:
         entry.activity.end()
-        self.outcomes.append(outcome)
         value = self._store.keep(entry.task.key, entry.task.value(outcome))
-        if outcome.first_step is None:  # it was trained already, for another task
+        self.outcomes.append(replace(outcome, weights=None))
+        if not entry.task.trains:
             self._display.skip(0.0)
-        else:
+        if outcome.first_step is not None:
             self.trained += 1
             self._display.finished(f"{entry.task.name} {value['accuracy']:.4f}  {outcome.seconds:.1f} s")
         self._settle(entry, value)

@@ -159,8 +159,7 @@ def train(
     forward = engine.forward(network.to(engine.device))
     student = Student(network, criterion, training, lr, num_classes, teachers, forward)
     batches = Batches(samples, training.batch_size, pin=_pin(samples, engine))
-    for size, count in batches.sizes.items():
-        forward.expect((size, *samples.images.shape[1:]), count * training.epochs, training=True)
+    expect_training(forward, samples, training)
     loaders = [batches]
     if test_every:
         loaders.append(_test_batches(student, tests, engine, training.epochs // test_every))
@@ -170,10 +169,16 @@ def train(
         limit_val_batches=None if test_every else 0,
         check_val_every_n_epoch=test_every,
     )
-    with isolate_rng():
+    with isolate_rng(include_cuda=engine.device == "cuda"):
         seed_everything(derived_seed(seed, "training"), verbose=False)
         trainer.fit(student, *loaders)
     return student
+
+
+def expect_training(forward: Forward, samples: Samples, training: Training) -> None:
+    """Announce the batches of a whole training."""
+    for size, count in Batches(samples, training.batch_size).sizes.items():
+        forward.expect((size, *samples.images.shape[1:]), count * training.epochs, training=True)
 
 
 def accuracy_on(student: Student, samples: Samples, engine: Engine) -> float:
@@ -184,7 +189,7 @@ def accuracy_on(student: Student, samples: Samples, engine: Engine) -> float:
 
 def new_network(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A freshly initialised network whose weights derive from `seed` alone."""
-    with isolate_rng():
+    with isolate_rng(include_cuda=False):
         seed_everything(derived_seed(seed, "initialisation"), verbose=False)
         return make()
 
@@ -210,3 +215,7 @@ class _EpochTick(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, student: LightningModule) -> None:
         self._advance()
+
+    def on_exception(self, trainer: Trainer, student: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            raise exception  # or Lightning would end the process as it sees fit

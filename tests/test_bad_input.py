@@ -57,6 +57,7 @@ CASES = [
     (("engine.precision=8",), "engine.precision is '8'"),
     (("engine.accelerator=tpu",), "engine.accelerator is 'tpu'"),
     (("engine.precision=tf32", "engine.accelerator=cpu"), "engine.precision=tf32 needs a CUDA GPU"),
+    (("engine.precision=16-mixed", "engine.accelerator=cpu"), "engine.precision=16-mixed needs a CUDA GPU"),
     (("engine.threads=0",), "engine.threads is 0, expected auto or all or a number of 1 or more"),
     (("engine.threads=some",), "engine.threads is 'some'"),
     (("engine.workers=many",), "engine.workers is 'many', expected auto or a number of 1 or more"),

@@ -647,6 +647,16 @@ def test_a_large_subset_is_a_view_that_reads_as_a_copy(raw, monkeypatch):
         assert all(torch.equal(one[name], two[name]) for name in ("image", "label"))
 
 
+def test_views_of_float_images_enter_every_space(tmp_path, raw, monkeypatch):
+    floats = Samples(raw.images / 255, raw.labels)
+    index = torch.arange(3, 17)
+    copy = floats[index]
+    monkeypatch.setattr(samples_module, "_VIEWED_BYTES", 0)
+    for name in ("normalized", "pixel", "zca"):
+        space = fit_space(name, floats, MEAN, STD, Store(tmp_path))
+        assert torch.equal(space.samples(floats[index]).floats(), space.samples(copy).floats())
+
+
 def test_large_shapes_are_drawn_once_into_a_file(tmp_path, monkeypatch, capfd):
     settings = {"size": 8, "channels": 3, "num_classes": 4, "train_per_class": 5, "test_per_class": 2}
     drawn = load_shapes(tmp_path / "data", **settings)

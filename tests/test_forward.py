@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_compiled_and_plain_agree_for_a_hundred_steps(make):
     """Same losses within float tolerance; random numbers inside the network and running statistics included."""
     plain, compiled = (fitted(engine.Engine(threads=1, compile=mode), make) for mode in (False, True))
     assert len(plain.losses) == len(compiled.losses) == 100
-    assert (10, 1, 8, 8, True) in compiled.call._worth
+    assert (10, True) in compiled.call._worth
     assert not plain.call._worth
     assert not forward._given_up
     torch.testing.assert_close(torch.stack(compiled.losses), torch.stack(plain.losses), rtol=2e-3, atol=2e-4)
@@ -92,6 +94,25 @@ def test_one_compilation_serves_all_students_of_a_shape():
     assert counters["stats"]["unique_graphs"] == before + 2
 
 
+def test_compiled_code_keeps_no_network(monkeypatch):
+    student = fitted(engine.Engine(threads=1, compile=True))
+    accuracy_on(student, digits_like(20), engine.Engine(compile=True))
+    network = weakref.ref(student.network)
+    del student
+    gc.collect()
+    assert network() is None
+
+
+def test_old_compiled_code_is_dropped_when_there_is_much_of_it(monkeypatch):
+    plain = fitted(engine.Engine(threads=1))
+    monkeypatch.setattr(forward, "_MOST_KEPT", 1)
+    monkeypatch.setattr(forward, "_kept", {"something else"})
+    student = fitted(engine.Engine(threads=1, compile=True))
+    assert len(forward._kept) == 1
+    assert "something else" not in forward._kept
+    torch.testing.assert_close(torch.stack(student.losses), torch.stack(plain.losses), rtol=2e-3, atol=2e-4)
+
+
 def test_auto_compiles_the_shapes_that_are_worth_it(monkeypatch):
     network = convnet()
     once = operations(network, (1, 8, 8))
@@ -100,18 +121,22 @@ def test_auto_compiles_the_shapes_that_are_worth_it(monkeypatch):
     call.expect((10, 1, 8, 8), 99, training=True)
     assert not call._worth
     call.expect((10, 1, 8, 8), 1, training=True)
-    assert call._worth == {(10, 1, 8, 8, True)}
+    assert call._worth == {(10, True)}
     call.expect((10, 1, 8, 8), 299, training=False)
     assert len(call._worth) == 1
     call.expect((10, 1, 8, 8), 1, training=False)
     assert len(call._worth) == 2
+    together = Forward(network, "auto", "compiled")
+    together.expect((10, 1, 8, 8), 100, training=True)
+    together.expect((7, 1, 8, 8), 1, training=True)  # all or nothing, in that layout
+    assert together._worth == {(10, True), (7, True)}
     assert not Forward(network, False)._worth
 
 
 def test_a_network_that_cannot_be_compiled_is_called_plainly_and_that_is_said_once(monkeypatch):
-    monkeypatch.setattr(forward, "_given_up", [])
+    monkeypatch.setattr(forward, "_given_up", set())
 
-    def broken():
+    def broken(what):
         def call(network, image):
             raise torch._dynamo.exc.Unsupported("no such operation", case_name="test")
 
@@ -168,7 +193,7 @@ def test_bf16_learns_as_float32_does(compiled):
         for name in ("32-true", "bf16-mixed")
     ]
     full, reduced = (fitted(machine, training=recipe, data=data) for machine in machines)
-    assert reduced.call._channels_last is (True if compiled else "compiled")
+    assert reduced.call._channels_last is compiled
     assert next(reduced.network.parameters()).dtype == torch.float32
     torch.testing.assert_close(torch.stack(reduced.losses), torch.stack(full.losses), rtol=0.15, atol=0.03)
     assert not torch.equal(torch.stack(reduced.losses), torch.stack(full.losses))  # it does compute in bfloat16

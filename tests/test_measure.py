@@ -64,6 +64,17 @@ def test_the_tuning_seed_is_fixed(command, tmp_path):
         assert arm["accuracy"] == together["arms"][name]["accuracy"][3:]
 
 
+def test_what_one_protocol_leaves_in_the_store_is_not_taken_up_by_the_other(command, tmp_path):
+    """Strict keeps the tuning seed's student where that seed is not evaluated; its tests on the way are not in it."""
+    long = [*THREE, "train.epochs=20", "train.step_size=10"]
+    command("run", *long, "seed=1")
+    assert list((tmp_path / "store/tensors").rglob("*.safetensors"))
+    command("run", *long, "protocol=ddranking")
+    command("run", *long, "protocol=ddranking", "paths.store=other")
+    _, after, fresh = results(tmp_path)
+    assert after["arms"] == fresh["arms"]
+
+
 def test_a_kill_between_choosing_and_testing_costs_no_training(command, tmp_path, monkeypatch):
     from ddrank import measure
 

@@ -20,7 +20,7 @@ from ddrank import crew, engine
 from ddrank.crew import Crew
 from ddrank.data import Samples
 from ddrank.errors import InputError
-from ddrank.fit import Job, run
+from ddrank.fit import Assignment, run
 from ddrank.progress import Display
 from ddrank.schedule import Scheduler, Task
 from ddrank.store import Store
@@ -51,9 +51,9 @@ def samples(count: int = 12, seed: int = 0) -> Samples:
     )
 
 
-def a_job(**changes) -> Job:
+def an_assignment(**changes) -> Assignment:
     recipe = Training(3, 5, "sgd", 0.9, (0.9, 0.999), 0.0005, "constant", 1, 0.1, 1.0)
-    job = Job(
+    assignment = Assignment(
         name="a student",
         model=MLP,
         num_classes=3,
@@ -67,11 +67,11 @@ def a_job(**changes) -> Job:
         tests=samples(50, seed=1),
         keep_weights=True,
     )
-    return replace(job, **changes)
+    return replace(assignment, **changes)
 
 
-def outcome_of(workers: Crew, job: Job):
-    workers.start("ticket", job)
+def outcome_of(workers: Crew, assignment: Assignment):
+    workers.start("ticket", assignment)
     while True:
         for message in workers.wait(60):
             if message.kind not in ("advance", "said"):
@@ -109,30 +109,30 @@ def test_one_worker_and_two_give_the_same_to_the_last_bit(command, tmp_path, arg
 
 def test_a_worker_finds_what_this_process_finds(crew_of_two, monkeypatch):
     """Samples that travel by value or by shared memory, with teachers, with weights."""
-    expected = run(a_job(), MACHINE, lambda: None)
+    expected = run(an_assignment(), MACHINE, lambda: None)
     for threshold in (1 << 30, 0):
         monkeypatch.setattr(crew, "_SHARED_BYTES", threshold)
-        kind, outcome = outcome_of(crew_of_two, a_job())
+        kind, outcome = outcome_of(crew_of_two, an_assignment())
         assert kind == "done", outcome
         assert (outcome.accuracy, outcome.losses) == (expected.accuracy, expected.losses)
         assert all(torch.equal(outcome.weights[name], tensor) for name, tensor in expected.weights.items())
     teachers = Teachers((nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(),), "a teacher")
-    taught = a_job(teachers=teachers, criterion={"_target_": "ddrank.criteria.KL", "temperature": 2.0})
+    taught = an_assignment(teachers=teachers, criterion={"_target_": "ddrank.criteria.KL", "temperature": 2.0})
     kind, outcome = outcome_of(crew_of_two, taught)
     assert outcome.losses == run(taught, MACHINE, lambda: None).losses != expected.losses
-    kind, outcome = outcome_of(crew_of_two, a_job(weights=expected.weights))
+    kind, outcome = outcome_of(crew_of_two, an_assignment(weights=expected.weights))
     assert (outcome.accuracy, outcome.losses, outcome.first_step) == (expected.accuracy, [], None)
 
 
 def test_many_shared_samples_are_forgotten_and_sent_again(crew_of_two, monkeypatch):
     monkeypatch.setattr(crew, "_SHARED_BYTES", 0)
     monkeypatch.setattr(crew, "_SHARED_FILES", 3)
-    short = replace(a_job().training, epochs=1)
+    short = replace(an_assignment().training, epochs=1)
     for seed in (0, 1, 2, 3, 4, 0):
-        job = a_job(samples=samples(seed=seed), training=short)
-        kind, outcome = outcome_of(crew_of_two, job)
+        assignment = an_assignment(samples=samples(seed=seed), training=short)
+        kind, outcome = outcome_of(crew_of_two, assignment)
         assert kind == "done", outcome
-        assert outcome.losses == run(job, MACHINE, lambda: None).losses
+        assert outcome.losses == run(assignment, MACHINE, lambda: None).losses
     assert len(crew_of_two._shared) <= 3
 
 
@@ -192,46 +192,53 @@ def test_a_student_that_is_lost_twice_ends_the_run_with_a_sentence(process, tmp_
 
 
 def test_errors_in_a_worker_arrive_as_what_they_are(crew_of_two):
-    kind, sentence = outcome_of(crew_of_two, a_job(criterion={"_target_": "ddrank.criteria.CrossEntropi"}))
+    kind, sentence = outcome_of(crew_of_two, an_assignment(criterion={"_target_": "ddrank.criteria.CrossEntropi"}))
     assert kind == "refused"
     assert "CrossEntropi" in sentence
-    kind, text = outcome_of(crew_of_two, a_job(num_classes=2))  # labels outside the classes
+    kind, text = outcome_of(crew_of_two, an_assignment(num_classes=2))  # labels outside the classes
     assert kind == "failed"
     assert "Traceback" in text
-    assert outcome_of(crew_of_two, a_job())[0] == "done"  # and the worker goes on
+    assert outcome_of(crew_of_two, an_assignment())[0] == "done"  # and the worker goes on
 
 
-def children() -> set[int]:
-    """The processes that this test's own processes started, workers and fork servers among them."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return {int(line.split()[0]) for line in listed.splitlines() if "multiprocessing" in line}
+def session(leader: int) -> set[int]:
+    """The processes of a session, workers and fork servers among them."""
+    listed = subprocess.run(["ps", "-eo", "pid,sess"], capture_output=True, text=True, check=True).stdout
+    pairs = [line.split() for line in listed.splitlines()[1:]]
+    return {int(pid) for pid, sess in pairs if int(sess) == leader}
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
-def test_no_worker_outlives_its_evaluation(tmp_path, ending):
-    before = children()
-    arguments = [sys.executable, "-m", "ddrank.run", *TWO, "num_eval=3", "train.epochs=3000", "logger=none"]
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_its_evaluation(tmp_path, ending, workers):
+    arguments = [sys.executable, "-m", "ddrank.run", *TWO[:-1], f"engine.workers={workers}"]
+    arguments += ["num_eval=3", "train.epochs=30000", "logger=none"]
     running = subprocess.Popen(
         arguments, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "store").rglob("measurements/*/*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert list((tmp_path / "store").rglob("measurements/*/*.json"))
     assert running.poll() is None
+    assert len(session(running.pid)) >= (4 if workers == 2 else 1)  # itself, the server, two workers
     os.killpg(running.pid, ending) if ending == signal.SIGINT else os.kill(running.pid, ending)
     code = running.wait()
     assert code == (130 if ending == signal.SIGINT else -ending)
-    while (children() - before) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 30
+    while session(running.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not children() - before
+    assert not session(running.pid)
 
 
-def a_task(name: str, job: Job, **changes) -> Task:
+def a_task(name: str, assignment: Assignment, **changes) -> Task:
     def value(outcome):
         return {"accuracy": outcome.accuracy, "losses": outcome.losses}
 
-    numbers = changes.pop("numbers", 10)
-    return Task(key={"name": name}, name=name, job=lambda: job, value=value, numbers=numbers, work=1.0, **changes)
+    task = Task(
+        key={"name": name}, name=name, assignment=lambda: assignment, value=value, numbers=10, total=100, work=1.0
+    )
+    return replace(task, **changes)
 
 
 def plan(*tasks):
@@ -244,7 +251,10 @@ def test_plans_that_want_the_same_share_one_student(tmp_path, workers, crew_of_t
     store = Store(tmp_path)
     with Display() as display:
         scheduler = Scheduler(store, MACHINE, display, crew_of_two if workers == 2 else None)
-        both = {name: plan(a_task("shared", a_job()), a_task(name, a_job(seed=10 + len(name)))) for name in ("a", "bb")}
+        both = {
+            name: plan(a_task("shared", an_assignment()), a_task(name, an_assignment(seed=10 + len(name))))
+            for name in ("a", "bb")
+        }
         told = []
         found = scheduler.run(both, lambda name, values: told.append(name))
     assert told == ["a", "bb"]
@@ -252,19 +262,18 @@ def test_plans_that_want_the_same_share_one_student(tmp_path, workers, crew_of_t
     assert (scheduler.trained, scheduler.found) == (3, 0)
     with Display() as display:
         again = Scheduler(store, MACHINE, display, None)
-        assert again.run({"a": plan(a_task("shared", a_job()))})["a"][0] == found["a"][0]
+        assert again.run({"a": plan(a_task("shared", an_assignment()))})["a"][0] == found["a"][0]
     assert (again.trained, again.found) == (0, 1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_another_job_is_computing_is_waited_for(tmp_path, workers, crew_of_two):
     mine, theirs = Store(tmp_path), Store(tmp_path)
-    lock = theirs.claim({"name": "theirs"})
-    assert lock is not None
-    assert mine.claim({"name": "theirs"}) is None
-    value = {"accuracy": 0.5, "losses": []}
+    claimed, value = threading.Event(), {"accuracy": 0.5, "losses": []}
 
     def finish():
+        lock = theirs.claim({"name": "theirs"})
+        claimed.set()
         while not mine.lookup({"name": "mine"}):
             time.sleep(0.02)
         theirs.keep({"name": "theirs"}, value)
@@ -272,9 +281,11 @@ def test_what_another_job_is_computing_is_waited_for(tmp_path, workers, crew_of_
 
     other = threading.Thread(target=finish)
     other.start()
+    claimed.wait()
+    assert mine.claim({"name": "theirs"}) is None
     with Display() as display:
         scheduler = Scheduler(mine, MACHINE, display, crew_of_two if workers == 2 else None)
-        found = scheduler.run({"a": plan(a_task("theirs", a_job()), a_task("mine", a_job()))})
+        found = scheduler.run({"a": plan(a_task("theirs", an_assignment()), a_task("mine", an_assignment()))})
     other.join()
     assert found["a"][0] == value  # not trained here
     assert (scheduler.trained, scheduler.found) == (1, 1)
@@ -295,16 +306,23 @@ def test_large_students_are_trained_here_when_the_small_ones_are_done(tmp_path, 
 
     monkeypatch.setattr(Scheduler, "_begin", watched)
     with Display() as display:
-        tasks = [a_task("large", a_job(), numbers=1 << 20), a_task("small", a_job()), a_task("tiny", a_job(seed=3))]
+        tasks = [
+            a_task("large", an_assignment(), numbers=1 << 20),
+            a_task("many", an_assignment(seed=4), total=1 << 40),
+            a_task("small", an_assignment()),
+            a_task("tiny", an_assignment(seed=3)),
+        ]
         Scheduler(Store(tmp_path), machine, display, crew_of_two).run({"a": plan(*tasks)})
-    assert order == [("small", True), ("tiny", True), ("large", False)]
+    assert order == [("small", True), ("tiny", True), ("large", False), ("many", False)]
 
 
 def test_a_refusal_in_a_worker_ends_the_run_and_frees_the_locks(tmp_path, crew_of_two):
     store = Store(tmp_path)
-    bad = a_job(criterion={"_target_": "ddrank.criteria.CrossEntropi"})
+    bad = an_assignment(criterion={"_target_": "ddrank.criteria.CrossEntropi"})
     with Display() as display, pytest.raises(InputError, match="CrossEntropi"):
-        Scheduler(store, MACHINE, display, crew_of_two).run({"a": plan(a_task("bad", bad), a_task("good", a_job()))})
+        Scheduler(store, MACHINE, display, crew_of_two).run(
+            {"a": plan(a_task("bad", bad), a_task("good", an_assignment()))}
+        )
     for name in ("bad", "good"):
         lock = store.claim({"name": name})
         assert lock is not None

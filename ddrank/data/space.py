@@ -37,7 +37,7 @@ class Space:
             return replace(raw, images=self.forward(raw.floats()))
         if raw.images.dtype == torch.uint8:
             return replace(raw, mean=self.mean, std=self.std)
-        return replace(raw, images=self.forward(raw.images))
+        return replace(raw, images=self.forward(raw.floats()))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Float pixels in [0, 1], (N, C, H, W), into this space."""
