@@ -72,12 +72,12 @@ def possible() -> bool:
 
 def cores() -> int:
     """The cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:  # a container's share
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
+        return max(1, min(available, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or no limit ("max")
-        return cores
+        return available
 
 
 class Crew:
