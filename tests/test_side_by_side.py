@@ -202,10 +202,10 @@ def test_errors_in_a_worker_arrive_as_what_they_are(crew_of_two):
 
 
 def session(leader: int) -> set[int]:
-    """The processes of a session, workers and fork servers among them."""
-    listed = subprocess.run(["ps", "-eo", "pid,sess"], capture_output=True, text=True, check=True).stdout
-    pairs = [line.split() for line in listed.splitlines()[1:]]
-    return {int(pid) for pid, sess in pairs if int(sess) == leader}
+    """The living processes of a session, workers and fork servers among them; not those that wait to be buried."""
+    listed = subprocess.run(["ps", "-eo", "pid,sess,stat"], capture_output=True, text=True, check=True).stdout
+    lines = [line.split() for line in listed.splitlines()[1:]]
+    return {int(pid) for pid, sess, state in lines if int(sess) == leader and not state.startswith("Z")}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
