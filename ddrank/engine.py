@@ -6,10 +6,11 @@ import ctypes
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from torch import nn
 
@@ -76,10 +77,11 @@ class Engine:
         if self.allocator and (trim := _from_libc("malloc_trim")):
             trim(0)
 
-    def trainer(self, epochs: int, **options: Any) -> Trainer:
+    def trainer(self, epochs: int, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
         """A Lightning trainer for one fit that logs, saves and prints nothing of its own."""
         return Trainer(
             max_epochs=epochs,
+            callbacks=[*callbacks, _Endings()],
             accelerator="gpu" if self.device == "cuda" else self.device,
             devices=1,
             precision="32-true" if self.precision == "tf32" else self.precision,
@@ -165,6 +167,16 @@ class Engine:
             "processor": processor,
             "cores": cores(),
         }
+
+
+class _Endings(Callback):
+    """Signals end the process as they would without Lightning, which has exit statuses of its own for them."""
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            raise exception
+        if isinstance(exception, SystemExit):  # what Lightning makes of SIGTERM
+            raise SystemExit(128 + signal.SIGTERM) from exception
 
 
 def start(config: DictConfig) -> Engine:

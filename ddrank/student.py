@@ -215,7 +215,3 @@ class _EpochTick(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, student: LightningModule) -> None:
         self._advance()
-
-    def on_exception(self, trainer: Trainer, student: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            raise exception  # or Lightning would end the process as it sees fit
