@@ -29,10 +29,11 @@ from ddrank.data.samples import Samples
 from ddrank.errors import InputError
 from ddrank.forward import Forward
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _SMALL_STEP = 3 * 64 * 32 * 32  # numbers in a batch of images
 _MOST_SHARED = 1 << 28  # numbers of the images that a worker is sent
 _GPU_WORKERS = 4
+_TRIM_SECONDS = 10.0
 _IMPORTED = time.time()
 _DEVICE_SHARE = 0.25  # of a process's part of the device memory, for one set of samples
 PRECISIONS = ("32-true", "tf32", "bf16-mixed", "16-mixed")
@@ -67,6 +68,7 @@ class Engine:
             # Freed blocks stay: returning them to the kernel costs page faults at every training step.
             mallopt(_M_MMAP_THRESHOLD, 1 << 30)
             mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            mallopt(_M_ARENA_MAX, 1)  # what the backward pass frees serves the next forward pass
         if self.device == "cuda":
             tf32 = self.precision == "tf32"
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
@@ -81,7 +83,7 @@ class Engine:
         """A Lightning trainer for one fit that logs, saves and prints nothing of its own."""
         return Trainer(
             max_epochs=epochs,
-            callbacks=[*callbacks, _Endings()],
+            callbacks=[*callbacks, _Endings(), _Trimming(self)],
             accelerator="gpu" if self.device == "cuda" else self.device,
             devices=1,
             precision="32-true" if self.precision == "tf32" else self.precision,
@@ -167,6 +169,24 @@ class Engine:
             "processor": processor,
             "cores": cores(),
         }
+
+
+class _Trimming(Callback):
+    """Gives free memory back now and then. Blocks that stay in the process are cut into pieces in the course of a fit:
+    at batches of 100 MB it would grow by as much every few seconds."""
+
+    def __init__(self, engine: Engine):
+        self._engine, self._last = engine, time.monotonic()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if (now := time.monotonic()) - self._last >= _TRIM_SECONDS:
+            self._engine.trim()
+            self._last = now
+
+    on_validation_batch_end = on_train_batch_end
+
+    def on_fit_end(self, *_: Any) -> None:
+        self._engine.trim()
 
 
 class _Endings(Callback):
