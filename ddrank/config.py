@@ -83,6 +83,7 @@ class Dataset:
     convnet_depth: int = 3
     crop_padding: int = 4
     rded_factor: int = 1
+    real_hard_reference: dict[str, float] = field(default_factory=dict)  # model: a published accuracy (a fraction), taken instead of measuring
     validation: Validation = field(default_factory=Validation)
     student: Student = field(default_factory=Student)
     real: RealTraining = field(default_factory=RealTraining)
@@ -102,6 +103,9 @@ class Method:
     data: str = MISSING
     soft_labels: str | None = None  # a file of its own for the soft labels, where they are not beside the images
     soft_kind: str = "logits"  # or probabilities; a file's own metadata wins
+    format: str = "auto"  # of the distilled data; a name of ddrank.data.readers.FORMATS where looking is not enough
+    resize: bool = False  # bring images of another size to dataset.size, instead of refusing them
+    trust: bool = False  # evaluate even what looks wrong (see ddrank.doctor)
     relabel: bool = False  # labels=single: label the images with the teachers instead of reading stored labels
     lr: float | None = None  # a learning rate that belongs to the distilled data; its file may hold one too
     temperature: float = 1.0
