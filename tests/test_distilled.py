@@ -142,7 +142,8 @@ def test_hard_labels_and_a_plain_number_beside_the_images(tmp_path, images):
     torch.save(turned.int(), tmp_path / "labels.pt")
     torch.save(0.02, tmp_path / "lr.pt")
     read = read_distilled(tmp_path, **FITS)
-    assert torch.equal(read.labels, turned)
+    assert torch.equal(read.labels, LABELS)  # class-major, whatever the order in the file
+    assert torch.equal(read.images, images[[4, 5, 2, 3, 0, 1]])
     assert read.labels.dtype == torch.int64
     assert read.soft_labels is None
     assert read.lr == pytest.approx(0.02)
@@ -168,7 +169,7 @@ def test_images_of_any_floating_point_type_become_float32(tmp_path, images, dtyp
 
 def test_missing_files_and_unknown_kinds(tmp_path, images):
     assert "do not exist: give a file or folder that does as method.data" in refused(tmp_path / "nowhere")
-    assert "holds neither distilled.safetensors nor images.pt: put the distilled images there" in refused(tmp_path)
+    assert "holds neither distilled.safetensors nor images.pt, nor another known layout" in refused(tmp_path)
     path = write_distilled(tmp_path, images, LABELS, metadata={})
     (tmp_path / "images.npy").write_bytes(path.read_bytes())
     assert "is not of a known kind: expected distilled.safetensors or images.pt" in refused(tmp_path / "images.npy")

@@ -1,11 +1,10 @@
-"""A distilled dataset on disk: ours (safetensors) and the reference package's tensors (images.pt, labels.pt, lr.pt)."""
+"""A distilled dataset: read from whatever files it comes in, checked, and written as ours (safetensors)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,22 @@ import torch
 from torch import Tensor
 
 from ddrank import __version__, atomic
-from ddrank.config import SOFT_KINDS, SPACES
+from ddrank.config import SPACES
+from ddrank.data.readers import Found, load_weights_only, look, sha256_of
+from ddrank.data.readers.found import class_major, whole_numbers
+from ddrank.data.readers.ours import FILE, read_metadata
+from ddrank.data.space import Space
 from ddrank.errors import InputError
 
-FILE = "distilled.safetensors"
+__all__ = [
+    "FILE",
+    "DistilledDataset",
+    "distilled_from",
+    "load_weights_only",
+    "read_distilled",
+    "read_metadata",
+    "write_distilled",
+]
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,12 @@ class DistilledDataset:
         soft_labels: float32 (N, classes) logits, or None. Probabilities are read as their logarithms.
         lr: the learning rate that belongs to the images, or None.
         space: `normalized`, `zca` or `pixel`.
+        pixels: the images are pixels in [0, 1], yet to be brought into `space` (see `placed`).
         stored_kind: what the soft labels were in the file, `logits` or `probabilities`.
         metadata: what else the file says of itself.
+        path: the file, or the folder of pictures, that held the images.
+        sha256: of that file; of several, of their sha256s in order.
+        format: which reader read it (`ddrank.data.readers.FORMATS`).
     """
 
     images: Tensor
@@ -45,10 +60,19 @@ class DistilledDataset:
     path: Path | None = None
     sha256: str = ""
     others: tuple[Tensor, ...] = ()
+    pixels: bool = False
+    format: str = "ddrank"
 
     def set_for(self, seed: int) -> Tensor:
         """The images (N, C, H, W) that the students of `seed` are trained on."""
         return (self.images, *self.others)[seed % (1 + len(self.others))]
+
+    def placed(self, space: Space) -> DistilledDataset:
+        """This dataset with its images in `space`, where they are pixels that are yet to be brought there."""
+        if not self.pixels:
+            return self
+        others = tuple(space.forward(images) for images in self.others)
+        return replace(self, images=space.forward(self.images), others=others, space=space.name, pixels=False)
 
 
 def read_distilled(
@@ -62,30 +86,58 @@ def read_distilled(
     space: str = "normalized",
     soft_labels: Path | str | None = None,
     soft_kind: str = "logits",
+    format: str = "auto",
+    resize: bool = False,
+    cache: Path | str | None = None,
 ) -> DistilledDataset:
     """Read and check a distilled dataset.
 
-    `path` is a `.safetensors` file of ours, an `images.pt` (its `labels.pt` and `lr.pt` are found beside it), or a
-    folder that holds either. `soft_labels` names a file of its own for the soft labels (N x classes). What a file says
-    of itself (space, kind of soft labels) wins over `space` and `soft_kind`.
+    `path` is a file, a folder or a URL (kept in `cache`) of any format of `ddrank.data.readers`, told by looking at it
+    unless `format` says it. `soft_labels` names a file of its own for the soft labels (N x classes). What a file says
+    of itself (space, kind of soft labels) wins over `space` and `soft_kind`. With `resize`, images of another size are
+    brought to `size`: the shorter side bilinearly with antialiasing, then a centre crop.
 
     Raises InputError when files are missing, unreadable, unsafe, made for another dataset than `dataset` (where both
     are told), or do not fit `num_classes`, `ipc`, `channels` and `size`.
     """
-    path = _file(Path(path))
-    tensors, metadata = _ours(path) if path.suffix == ".safetensors" else _tensors(path)
-    if dataset is not None and metadata.get("dataset", dataset) != dataset:
-        raise InputError(f"{path} was made for {metadata['dataset']}, not for {dataset}: choose that dataset")
-    space = _one_of("space", metadata.get("space", space), SPACES, path)
-    kind = _one_of("soft_labels", metadata.get("soft_labels", soft_kind), SOFT_KINDS, path)
-    if soft_labels is not None:
-        tensors["soft_labels"] = _load_tensor(Path(soft_labels))
-    if "images" not in tensors:
-        raise InputError(f"{path} holds no tensor 'images' (it has {', '.join(tensors) or 'nothing'})")
-    sets = [tensors["images"]]
-    while (name := f"images_{len(sets)}") in tensors:
-        sets.append(tensors[name])
+    found = look(path, format=format, soft_labels=soft_labels, cache=cache)
+    return distilled_from(
+        found,
+        dataset=dataset,
+        num_classes=num_classes,
+        ipc=ipc,
+        channels=channels,
+        size=size,
+        space=space,
+        soft_kind=soft_kind,
+        resize=resize,
+        soft_path=soft_labels,
+    )
+
+
+def distilled_from(
+    found: Found,
+    *,
+    dataset: str | None = None,
+    num_classes: int,
+    ipc: int,
+    channels: int,
+    size: int,
+    space: str = "normalized",
+    soft_kind: str = "logits",
+    resize: bool = False,
+    soft_path: Path | str | None = None,
+) -> DistilledDataset:
+    """What a reader found, checked as `read_distilled` says; `soft_path`: where soft labels came from, for messages."""
+    path = found.where
+    if dataset is not None and found.metadata.get("dataset", dataset) != dataset:
+        raise InputError(f"{path} was made for {found.metadata['dataset']}, not for {dataset}: choose that dataset")
+    if space not in SPACES:
+        raise InputError(f"method.space is {space!r}, expected one of {', '.join(SPACES)}")
+    pixels = found.space == "pixels"
+    space = space if found.space is None or pixels else found.space
     expected = (num_classes * ipc, channels, size, size)
+    sets = [_fitted(images, pixels, expected, resize) for images in (found.images, *found.others)]
     for images in sets:
         if tuple(images.shape) != expected:
             raise InputError(_shape_problem(path, tuple(images.shape), expected, num_classes, ipc))
@@ -94,21 +146,22 @@ def read_distilled(
                 f"{path} holds images of type {images.dtype}, expected floating point in the {space} space"
             )
         _finite(images.float(), "images", path)
-    first, *others = (images.float().contiguous() for images in sets)
-    labels = _hard_labels(tensors.get("labels"), path, num_classes, ipc)
-    soft = tensors.get("soft_labels")
-    return DistilledDataset(
-        images=first,
-        others=tuple(others),
-        labels=labels,
-        soft_labels=None if soft is None else _soft_logits(soft, kind, soft_labels or path, num_classes, ipc),
-        lr=_learning_rate(tensors.get("lr"), path),
+    kind, soft = found.soft_kind or soft_kind, found.soft_labels
+    distilled = DistilledDataset(
+        images=sets[0].float().contiguous(),
+        others=tuple(images.float().contiguous() for images in sets[1:]),
+        labels=_hard_labels(found.labels, path, num_classes, ipc),
+        soft_labels=None if soft is None else _soft_logits(soft, kind, soft_path or path, num_classes, ipc),
+        lr=found.lr,
         space=space,
+        pixels=pixels,
         stored_kind=kind,
-        metadata=metadata,
-        path=path,
-        sha256=_sha256([path, *_beside(path), *([] if soft_labels is None else [Path(soft_labels)])]),
+        metadata=found.metadata,
+        path=found.path,
+        sha256=_sha256(found.files),
+        format=found.format,
     )
+    return class_major(distilled)
 
 
 def write_distilled(
@@ -149,108 +202,41 @@ def _in_order(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """What a file of ours says of itself. Raises InputError when it cannot be read."""
-    return _ours(path)[1]
-
-
-def _file(path: Path) -> Path:
-    if path.is_dir():
-        for name in (FILE, "images.pt"):
-            if (path / name).is_file():
-                return path / name
-        raise InputError(f"the folder {path} holds neither {FILE} nor images.pt: put the distilled images there")
-    if not path.is_file():
-        raise InputError(f"the distilled data {path} do not exist: give a file or folder that does as method.data")
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise InputError(f"{path} is not of a known kind: expected {FILE} or images.pt, or a folder that holds one")
-    return path
-
-
-def _ours(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = {key: _value(text) for key, text in (file.metadata() or {}).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}): make or copy it again") from error
-    return tensors, metadata
-
-
-def _value(text: str) -> Any:
-    """A value of the metadata: JSON in files of ours, plain words in others."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _one_of(key: str, value: Any, known: tuple[str, ...], path: Path) -> str:
-    if value not in known:
-        raise InputError(f"{path} has {key} = {value!r}, expected one of {', '.join(known)}: make the file again")
-    return value
-
-
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {"images": _load_tensor(path)}
-    for file in _beside(path):
-        tensor = _load_tensor(file)
-        tensors["soft_labels" if file.stem == "labels" and tensor.ndim == 2 else file.stem] = tensor
-    return tensors, {}
-
-
-def _beside(path: Path) -> list[Path]:
-    """What belongs to an images.pt: labels.pt and lr.pt in its folder."""
-    names = () if path.suffix == ".safetensors" else ("labels.pt", "lr.pt")
-    return [path.parent / name for name in names if (path.parent / name).is_file()]
-
-
-def _sha256(files: list[Path]) -> str:
+def _sha256(files: tuple[Path, ...]) -> str:
     """The sha256 of a file; of several, that of theirs in order."""
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    digests = [sha256_of(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _load_tensor(path: Path) -> Tensor:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give a file that holds one tensor")
-    try:
-        content = load_weights_only(path)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{path} is truncated, or holds more than tensors and was not opened for safety ({reason}): "
-            "save a plain tensor with torch.save"
-        ) from error
-    if isinstance(content, (int, float)):
-        content = torch.tensor(float(content))
-    if not isinstance(content, Tensor):
-        raise InputError(f"{path} holds a {type(content).__name__}, expected one tensor: save it with torch.save")
-    if content.layout != torch.strided or content.is_meta or content.is_quantized:
-        raise InputError(
-            f"{path} holds a sparse, quantized or empty-bodied tensor, expected a plain one: save its values"
-        )
-    return content.detach()
+def _fitted(images: Tensor, pixels: bool, expected: tuple[int, ...], resize: bool) -> Tensor:
+    """Images resized where that is asked for; pixels as float32 in [0, 1], grey as RGB or the other way round where
+    that changes nothing."""
+    from torchvision.transforms.v2 import functional
+
+    _, channels, size, _ = expected
+    if images.ndim != 4:
+        return images
+    if resize and tuple(images.shape[2:]) != (size, size) and images.numel():
+        images = functional.center_crop(functional.resize(images, [size], antialias=True), [size, size])
+    if not pixels:
+        return images
+    if images.shape[1] == 1 and channels == 3:
+        images = images.expand(-1, 3, -1, -1)
+    elif images.shape[1] == 3 and channels == 1 and bool((images == images[:, :1]).all()):
+        images = images[:, :1]
+    return images / 255 if images.dtype == torch.uint8 else images
 
 
-def load_weights_only(path: Path) -> Any:
-    """What a file of torch.save holds, if that is data alone; anything that could run code raises."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _shape_problem(path: Path, found: tuple, expected: tuple, num_classes: int, ipc: int) -> str:
+def _shape_problem(path: Path | str, found: tuple, expected: tuple, num_classes: int, ipc: int) -> str:
     if len(found) == 4 and found[1:] == expected[1:]:
         return (
             f"{path} holds {found[0]} images, expected {expected[0]} ({num_classes} classes x ipc={ipc}): "
             "correct ipc=... or give the data of this IPC"
         )
+    resizable = len(found) == 4 and found[1] == expected[1] and 0 not in found
     return (
         f"{path} holds images of shape {found}, expected {expected} (images, channels, height, width): "
-        "choose the dataset they were made for"
+        "choose the dataset they were made for" + (", or bring them to this size with method.resize=true" * resizable)
     )
 
 
@@ -259,16 +245,11 @@ def _finite(tensor: Tensor, what: str, path: Path | str) -> None:
         raise InputError(f"{path} has NaN or infinite values in {bad} of {len(tensor)} {what}: make the file again")
 
 
-def _hard_labels(labels: Tensor | None, path: Path, num_classes: int, ipc: int) -> Tensor:
+def _hard_labels(labels: Tensor | None, path: Path | str, num_classes: int, ipc: int) -> Tensor:
     expected = torch.arange(num_classes).repeat_interleave(ipc)
     if labels is None:
         return expected
-    if labels.shape != expected.shape or not torch.equal(labels.double(), labels.double().round()):
-        raise InputError(
-            f"the labels of {path} are {labels.dtype} of shape {tuple(labels.shape)}, expected "
-            f"{len(expected)} class indices"
-        )
-    labels = labels.long()
+    labels = whole_numbers(labels, path, len(expected))
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise InputError(
             f"the labels of {path} run from {int(labels.min())} to {int(labels.max())}, expected class indices "
@@ -285,7 +266,7 @@ def _hard_labels(labels: Tensor | None, path: Path, num_classes: int, ipc: int) 
 
 def _soft_logits(soft: Tensor, kind: str, path: Path | str, num_classes: int, ipc: int) -> Tensor:
     expected = (num_classes * ipc, num_classes)
-    if tuple(soft.shape) != expected:
+    if tuple(soft.shape) != expected or soft.is_complex():
         raise InputError(
             f"the soft labels of {path} have shape {tuple(soft.shape)}, expected {expected} (images, classes)"
         )
@@ -299,12 +280,3 @@ def _soft_logits(soft: Tensor, kind: str, path: Path | str, num_classes: int, ip
             "say method.soft_kind=logits if that is what they are"
         )
     return soft.clamp_min(torch.finfo(soft.dtype).tiny).log()
-
-
-def _learning_rate(lr: Tensor | None, path: Path) -> float | None:
-    if lr is None:
-        return None
-    found = lr.item() if lr.numel() == 1 else f"a tensor of shape {tuple(lr.shape)}"
-    if lr.numel() != 1 or lr.is_complex() or not 0 < found < float("inf"):
-        raise InputError(f"the learning rate beside {path} is {found}, expected one positive number")
-    return float(lr)

@@ -76,7 +76,7 @@ class RealDataset:
             members = torch.nonzero(samples.labels == label).flatten()
             check_ipc(ipc, len(members), self.name, name)
             chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
-        return samples[torch.cat(chosen)]
+        return samples[torch.cat(chosen)].read()  # they are drawn to be used again and again
 
 
 def check_ipc(ipc: int, available: int, dataset: str, class_name: str) -> None:

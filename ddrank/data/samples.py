@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ddrank.data.files import Files, moved
+from ddrank.data.stream import Stream
+
 _VIEWED_BYTES = 1 << 26  # subsets of at least this many bytes are views
 _CHUNK_BYTES = 1 << 26
+_CACHED_NUMBERS = 1 << 18  # that are normalised at a time, so that they stay in a core's cache
 
 
 class Rows:
-    """Some rows of a tensor that stay where they are, in memory or in a mapped file: a subset without a copy.
+    """Some rows of a tensor that stay where they are, in memory, in a mapped file or in files that are decoded when
+    they are asked for: a subset without a copy.
 
     Reads as the tensor `base[index]` would; what is asked for is copied, no more.
     """
 
-    def __init__(self, base: Tensor, index: Tensor):
+    def __init__(self, base: Tensor | Files, index: Tensor):
         self.base, self.index = base, index
         self.shape = torch.Size((len(index), *base.shape[1:]))
         self.dtype, self.device = base.dtype, base.device
@@ -34,11 +42,11 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return self.shape.numel() * self.base.element_size()
+        return self.shape.numel() * self.dtype.itemsize
 
     def to(self, device: torch.device | str) -> Tensor:
         """All of them on another device."""
-        return self.base[self.index].to(device)
+        return moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,14 @@ class Samples:
 
     Attributes:
         images: (N, C, H, W); uint8 pixels, or float32 in whatever space they are used in. Large ones may be `Rows`, or
-            lie in a mapped file, of which only the parts in use are in memory.
+            lie in a mapped file, of which only the parts in use are in memory, or in `Files` that are decoded when they
+            are used.
         labels: int64 (N,), class indices.
         soft: float32 (N, classes), the logits of soft labels, where there are any.
         mean, std: per-channel constants with which uint8 pixels are normalised as a batch is drawn; empty for float32.
     """
 
-    images: Tensor | Rows
+    images: Tensor | Rows | Files
     labels: Tensor
     soft: Tensor | None = None
     mean: tuple[float, ...] = ()
@@ -69,7 +78,7 @@ class Samples:
 
     def numbers(self, batch_size: int) -> int:
         """How many numbers the images of one batch are."""
-        return min(batch_size, len(self)) * self.images[0].numel()
+        return min(batch_size, len(self)) * self.images.shape[1:].numel()
 
     def __getitem__(self, index: Tensor) -> Samples:
         """The samples at `index` (int64 (n,))."""
@@ -81,57 +90,155 @@ class Samples:
         soft = None if self.soft is None else self.soft.to(device)
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), soft=soft)
 
+    def read(self) -> Samples:
+        """The same samples, images that are in files decoded into memory."""
+        return self if _files(self.images) is None else replace(self, images=self.images.to("cpu"))
+
     def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The images at `index` as float32 (n, C, H, W): uint8 pixels normalised, float images as they are."""
         images = self.images[index]
         if images.dtype != torch.uint8:
             return images
-        return normalize(images.float().div_(255), self.mean, self.std)
+        return self.normalized(images, torch.empty(images.shape, device=images.device))
 
-    def batch(self, index: Tensor | slice) -> dict[str, Tensor]:
-        """What a training or test step gets: `image`, `label` and, where there are any, `soft_label`."""
-        batch = {"image": self.floats(index), "label": self.labels[index]}
+    def normalized(self, pixels: Tensor, floats: Tensor) -> Tensor:
+        """`pixels`, uint8 (n, C, H, W), normalised, in `floats`, float32 of the same shape.
+
+        (pixels / 255 - mean) / std, in this order, a few images at a time.
+        """
+        few = _CACHED_NUMBERS // max(1, pixels.shape[1:].numel()) if pixels.device.type == "cpu" else len(pixels)
+        mean, std = (floats.new_tensor(constants).view(-1, 1, 1) for constants in (self.mean, self.std))
+        for raw, part in zip(pixels.split(max(1, few)), floats.split(max(1, few)), strict=True):
+            torch.div(raw, 255, out=part)
+            if self.mean:
+                part.sub_(mean).div_(std)
+        return floats
+
+    def batch(self, index: Tensor | slice, images: Tensor | None = None) -> dict[str, Tensor]:
+        """What a training or test step gets: `image`, `label` and, where there are any, `soft_label`.
+
+        `images` are those at `index`, where they have been read already.
+        """
+        batch = {"image": self.floats(index) if images is None else images, "label": self.labels[index]}
         if self.soft is not None:
             batch["soft_label"] = self.soft[index]
         return batch
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over everything that a network trained on these samples could notice."""
+        """sha256 over everything that a network trained on these samples could notice.
+
+        Of images in files, these are the contents of the files and how they are read. The contents are read once: their
+        checksums are kept under the data folder, each with the file's name, size and time of last change.
+        """
         digest = hashlib.sha256(repr((self.mean, self.std)).encode())
         for tensor in (self.images, self.labels, self.soft):
             if tensor is not None:
                 digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-                for chunk in chunks(tensor):
+                for chunk in _content(tensor):
                     digest.update(chunk)
         return digest.hexdigest()
 
 
-def chunks(tensor: Tensor | Rows) -> Iterator[memoryview]:
+def chunks(tensor: Tensor | Rows | Files) -> Iterator[memoryview]:
     """The bytes of a tensor, in pieces that memory can take."""
     rows = max(1, _CHUNK_BYTES // max(1, tensor.nbytes // max(1, len(tensor))))
     for start in range(0, len(tensor), rows):
         yield tensor[start : start + rows].detach().cpu().contiguous().numpy().data
 
 
-def _subset(images: Tensor | Rows, index: Tensor) -> Tensor | Rows:
-    if len(index) * (images.nbytes // len(images)) < _VIEWED_BYTES:
+def _content(tensor: Tensor | Rows | Files) -> Iterator[memoryview | bytes]:
+    """What stands for a tensor in a fingerprint."""
+    if (files := _files(tensor)) is None:
+        yield from chunks(tensor)
+    else:
+        yield repr(files.format).encode()
+        yield np.ascontiguousarray(files.digests[_numbers(tensor)]).data
+
+
+def _files(images: Tensor | Rows | Files) -> Files | None:
+    """The files that the images are in, if they are."""
+    base = images.base if isinstance(images, Rows) else images
+    return base if isinstance(base, Files) else None
+
+
+def _numbers(images: Rows | Files, index: Tensor | slice = slice(None)) -> np.ndarray:
+    """Which of the files the images at `index` are."""
+    if isinstance(images, Rows):
+        return images.index[index].numpy()
+    return index.numpy() if isinstance(index, Tensor) else np.arange(len(images))[index]
+
+
+def _subset(images: Tensor | Rows | Files, index: Tensor) -> Tensor | Rows:
+    if _files(images) is None and len(index) * (images.nbytes // len(images)) < _VIEWED_BYTES:
         return images[index]
     return Rows(images.base, images.index[index]) if isinstance(images, Rows) else Rows(images, index)
 
 
-class Batches:
-    """Training batches of samples as dicts, in a new order at every pass; no worker processes.
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Passes:
+    """Batches of samples as dicts, pass after pass. Images in files are decoded by worker processes, which are started
+    with the first pass and end with `close`, or with the block of a `with`."""
+
+    def __init__(self, samples: Samples, batch_size: int, pin: bool):
+        self.samples, self.batch_size, self.pin = samples, batch_size, pin
+        files = _files(samples.images)
+        self._stream = None if files is None else Stream(files.format, ahead=2 * batch_size)
+
+    def close(self) -> None:
+        """End the worker processes, if there are any."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def __enter__(self) -> _Passes:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _drawn(self, parts: Sequence[Tensor | slice]) -> Iterator[dict[str, Tensor]]:
+        """The batches of the samples at `parts`."""
+        if self._stream is None:
+            yield from map(self.samples.batch, parts)
+            return
+        images, files, most = self.samples.images, _files(self.samples.images), self._stream.piece
+        numbers = [_numbers(images, part) for part in parts]
+        requests = (
+            [files.path(number) for number in of_batch[start : start + most]]
+            for of_batch in numbers
+            for start in range(0, len(of_batch), most)
+        )
+        pieces = self._stream.pieces(requests)
+        for part, of_batch in zip(parts, numbers, strict=True):
+            floats, done = torch.empty((len(of_batch), *images.shape[1:])), 0
+            with _one_thread():  # the workers have the other cores
+                while done < len(of_batch):
+                    pixels = next(pieces)
+                    self.samples.normalized(pixels, floats[done : done + len(pixels)])
+                    done += len(pixels)
+            yield self.samples.batch(part, floats)
+
+
+class Batches(_Passes):
+    """Training batches of samples as dicts, in a new order at every pass.
 
     Batches are drawn by index where the samples lie, and pinned for their way to a GPU that does not hold them
-    (`pin`). The order comes from torch's global generator on the CPU. The last batch may be smaller; a batch size above
-    the number of samples gives one batch of them all. A single sample left over joins the batch before: batch
-    normalisation cannot train on one.
+    (`pin`). The order comes from torch's global generator on the CPU, wherever the images are. The last batch may be
+    smaller; a batch size above the number of samples gives one batch of them all. A single sample left over joins the
+    batch before: batch normalisation cannot train on one.
     """
 
     def __init__(self, samples: Samples, batch_size: int, pin: bool = False):
-        self.samples, self.pin = samples, pin
-        self.batch_size = min(batch_size, len(samples))
+        super().__init__(samples, min(batch_size, len(samples)), pin)
 
     def __len__(self) -> int:
         whole, left = divmod(len(self.samples), self.batch_size)
@@ -146,12 +253,12 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         count = len(self.samples)
         order = torch.randperm(count).to(self.samples.images.device)
-        for number in range(len(self)):
-            end = count if number == len(self) - 1 else (number + 1) * self.batch_size
-            yield _pinned(self.samples.batch(order[number * self.batch_size : end]), self.pin)
+        starts = [number * self.batch_size for number in range(len(self))]
+        for batch in self._drawn([order[one:after] for one, after in zip(starts, [*starts[1:], count], strict=True)]):
+            yield _pinned(batch, self.pin)
 
 
-class TestBatches:
+class TestBatches(_Passes):
     """All samples once, in their order, in batches of one size, at most `most`.
 
     The last batch is filled up with copies of the last image, so that every batch has the same shape; its labels are
@@ -161,16 +268,15 @@ class TestBatches:
     __test__ = False  # not one of pytest's
 
     def __init__(self, samples: Samples, most: int, pin: bool = False):
-        self.samples, self.pin = samples, pin
         self._count = -(-len(samples) // most)
-        self.batch_size = -(-len(samples) // self._count)
+        super().__init__(samples, -(-len(samples) // self._count), pin)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, len(self.samples), self.batch_size):
-            batch = self.samples.batch(slice(start, start + self.batch_size))
+        starts = range(0, len(self.samples), self.batch_size)
+        for batch in self._drawn([slice(start, start + self.batch_size) for start in starts]):
             if missing := self.batch_size - len(batch["label"]):
                 last = batch["image"][-1:].expand(missing, -1, -1, -1)
                 batch["image"] = torch.cat([batch["image"], last])
