@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, fields, is_dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -83,7 +84,7 @@ class Dataset:
     convnet_depth: int = 3
     crop_padding: int = 4
     rded_factor: int = 1
-    real_hard_reference: dict[str, float] = field(default_factory=dict)  # model: a published accuracy (a fraction), taken instead of measuring
+    real_hard_reference: Any = None  # {model: accuracy}: published ones (fractions), not measured anew
     validation: Validation = field(default_factory=Validation)
     student: Student = field(default_factory=Student)
     real: RealTraining = field(default_factory=RealTraining)
@@ -194,11 +195,25 @@ class Distillation(Evaluation):
     overwrite: bool = False
 
 
+@dataclass
+class Examination(Evaluation):
+    """One examination of distilled data (conf/doctor.yaml), taken as an evaluation would take them."""
+
+    ipc: int | None = None  # None: what the files tell
+
+
 def register() -> None:
-    """Make the schemas known to Hydra, under the names that conf/*.yaml begin with."""
+    """Make the schemas known to Hydra, under the names that conf/*.yaml begin with, and `case` to defaults lists."""
     store = ConfigStore.instance()
     store.store(name="evaluation_schema", node=Evaluation)
     store.store(name="distillation_schema", node=Distillation)
+    store.store(name="examination_schema", node=Examination)
+    OmegaConf.register_new_resolver("case", _case, replace=True)
+
+
+def _case(choice: str, options: dict[str, str], otherwise: str) -> str:
+    """`${case:${dataset},{image*:resnet18},convnet}`: the option whose pattern comes first and fits, or the last."""
+    return next((option for pattern, option in options.items() if fnmatchcase(choice, pattern)), otherwise)
 
 
 def settings(kind: type = Evaluation, place: str = "") -> list[str]:
@@ -272,6 +287,16 @@ def check(config: DictConfig) -> None:
     ):
         if (lr is None and needed) or (lr is not None and not 0 < lr < float("inf")):
             raise InputError(f"{place}.lr is {lr}, expected a positive learning rate" + ("" if needed else " or null"))
+    references = config.dataset.real_hard_reference
+    if not (references is None or OmegaConf.is_dict(references)):
+        raise InputError(
+            f"dataset.real_hard_reference is {references!r}, expected accuracies by model, such as {{resnet18:0.565}}"
+        )
+    for model, accuracy in (references or {}).items():
+        if not (isinstance(accuracy, int | float) and 0 <= accuracy <= 1):
+            raise InputError(
+                f"dataset.real_hard_reference.{model} is {accuracy}, expected a fraction in [0, 1], not percent"
+            )
     _at_least("ipc", config.ipc, 1)
     _at_least("num_eval", config.num_eval, 1)
     _at_least("seed", config.seed, 0)

@@ -600,6 +600,7 @@ AUGS = {
     "rrc": [Views],
     "rrc_cutmix": [Views, CutMix],
     "rded": [Views, CutMix],
+    "edc": [Views, CutMix],
 }
 
 

@@ -361,8 +361,8 @@ def test_the_command_line_wins_over_recipe_and_method():
 
 
 def test_a_recipe_wins_over_its_method():
-    assert composed("method=d4m", "dataset=cifar10").method.teachers == ["convnet"]
-    assert composed("method=d4m", "dataset=cifar10", "~recipe").method.teachers == ["resnet18"]
+    assert composed("method=sre2l", "dataset=cifar10").method.teachers == ["resnet18"]
+    assert composed("method=sre2l", "dataset=cifar10", "~recipe").method.teachers == ["convnet_bn"]
 
 
 def test_a_model_is_as_deep_as_its_dataset_asks():
