@@ -15,12 +15,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, reduction
 from pathlib import Path
@@ -63,6 +64,19 @@ def prepare(workers: int | str) -> None:
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def script_hidden() -> Iterator[None]:
+    """Start processes without having them run the user's script again, as multiprocessing would where it has no
+    `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    before = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update({"__spec__": None} | before)
 
 
 def possible() -> bool:
@@ -156,7 +170,8 @@ class _Worker:
         context = multiprocessing.get_context("forkserver")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, engine), daemon=True)
-        self.process.start()
+        with script_hidden():
+            self.process.start()
         theirs.close()
         self._knows: set[str] = set()
 

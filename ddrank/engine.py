@@ -130,7 +130,7 @@ class Engine:
 
     def beside(self, numbers: int, total: int = 0) -> bool:
         """Whether students with training batches of `numbers` numbers are trained side by side; `total` numbers are all
-        images that they are trained on."""
+        images that they are trained and tested on."""
         if self.workers < 2 or total > _MOST_SHARED:
             return False
         return numbers <= _SMALL_STEP if self.device == "cuda" else self.threads_for(numbers) * 2 <= max(2, cores())

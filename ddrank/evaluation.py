@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ddrank import build, engine, pictures
+from ddrank import build, doctor, engine, pictures
 from ddrank.arms import Arm, arms
 from ddrank.augment import CutMix, MixUp
 from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real, read_distilled
@@ -25,16 +24,15 @@ from ddrank.store import Store
 from ddrank.teacher import TeacherRoom, Teachers
 
 RESULT_FILE = "result.json"
-_EVALUATIONS = itertools.count()  # of this process
 
 
-def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
+def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tuple[Result, Measurer]:
     """Measure all arms that `config` (checked) names; write result.json, pictures and curves into `folder`.
 
-    Raises InputError, before any training, for whatever cannot be evaluated.
+    `since` is when the work began, seconds since 1970 (default: now). Raises InputError, before any training, for
+    whatever cannot be evaluated.
     """
     started = time.time()
-    since = started if next(_EVALUATIONS) else engine.process_began()
     machine = engine.start(config.engine)
     _check_parts(config)
     store = Store(config.paths.store)
@@ -54,15 +52,21 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
         constants = tuple(config.method.mean), tuple(config.method.std)
         plain = (distilled.space, *constants) == ("normalized", real.mean, real.std)
         space = plain_space if plain else fit_space(distilled.space, real.train, *constants, store)
+        distilled = distilled.placed(space)
+        _refuse_impossible(config, distilled, real)
         room = TeacherRoom(config, real, store, machine, display)
         teachers = room.teachers(space) if config.method.labels != "hard" else None
         all_arms = arms(config, real, distilled, space, plain_space, teachers)
+        given = _reference(config)
+        for name, arm in given.items():
+            display.say(f"{name} is a published accuracy of {config.model.name}, {arm.accuracy[0]:g}: a reference, not measured")
+        all_arms = [arm for arm in all_arms if arm.name not in given]
         measurer = Measurer(config, real, store, machine, display, machine.crew())
         seeds = [config.seed + offset for offset in range(config.num_eval)]
         logger.start(config, folder)
         fits = measurer.measure(all_arms, seeds, finished=lambda name, of_arm: logger.arm(of_arm))
         display.say(f"trained {measurer.trained} students; {measurer.found} came from the store")
-    seconds = {"total": time.time() - started, **_spans(measurer.outcomes, since)}
+    seconds = {"total": time.time() - started, **_spans(measurer.outcomes, started if since is None else since)}
     result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, seconds)
     result.save(folder / RESULT_FILE)
     images = space.inverse(distilled.images).clamp(0, 1)
@@ -72,21 +76,30 @@ def evaluate(config: DictConfig, folder: Path) -> tuple[Result, Measurer]:
     return result, measurer
 
 
+def _refuse_impossible(config: DictConfig, distilled: DistilledDataset, real: RealDataset) -> None:
+    """Stop at data that cannot be what the configuration says they are, unless `method.trust` says otherwise."""
+    if not config.method.trust and (findings := doctor.cheap(distilled, config, real)):
+        found = findings[0]
+        raise InputError(
+            f"{distilled.path}: {found.sentence}; `python -m ddrank.doctor` shows it, and "
+            "method.trust=true evaluates it as it is"
+        )
+
+
 def load_distilled(config: DictConfig) -> DistilledDataset:
     """The distilled dataset that `method.data` names, checked against dataset and IPC."""
     method, dataset = config.method, config.dataset
-    path = Path(method.data)
-    if not path.exists():
+    if "://" not in method.data and not Path(method.data).exists():
         if method.distiller is None:
             how = "put them there, or give their place as method.data=..."
         else:
             how = "make them with `python -m ddrank.distill` and these settings, or give their place as method.data=..."
         raise InputError(
-            f"there are no distilled data of {method.name} for {dataset.name} at ipc={config.ipc}: {path} does not "
+            f"there are no distilled data of {method.name} for {dataset.name} at ipc={config.ipc}: {method.data} does not "
             f"exist; {how}"
         )
     distilled = read_distilled(
-        path,
+        method.data,
         dataset=dataset.name,
         num_classes=dataset.num_classes,
         ipc=config.ipc,
@@ -95,6 +108,9 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
         space=method.space,
         soft_labels=method.soft_labels,
         soft_kind=method.soft_kind,
+        format=method.format,
+        resize=method.resize,
+        cache=Path(config.paths.store) / "downloads",
     )
     if method.labels == "single" and not method.relabel and distilled.soft_labels is None:
         raise InputError(
@@ -106,6 +122,14 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
             f"criterion=mse_gt compares logits, but {distilled.path} stores probabilities: choose criterion=sce or kl"
         )
     return distilled
+
+
+def _reference(config: DictConfig) -> dict[str, ArmResult]:
+    """`real_hard` where a published accuracy stands in for it."""
+    accuracy = (config.dataset.real_hard_reference or {}).get(config.model.name)
+    if accuracy is None:
+        return {}
+    return {"real_hard": ArmResult([accuracy] * config.num_eval, [None] * config.num_eval, source="reference")}
 
 
 def _check_parts(config: DictConfig) -> None:
@@ -157,7 +181,8 @@ def _result(
         labels=config.method.labels,
         protocol=config.protocol.name,
         seeds=seeds,
-        arms={
+        arms=_reference(config)
+        | {
             arm.name: ArmResult([fit.accuracy for fit in fits[arm.name]], [fit.lr for fit in fits[arm.name]])
             for arm in all_arms
         },

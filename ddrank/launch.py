@@ -37,8 +37,14 @@ _UNWRITABLE = {
 }
 
 
-def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
+def launch(
+    task: Callable[[DictConfig], None],
+    config_name: str,
+    arguments: Callable[[list[str]], list[str]] | None = None,
+) -> None:
     """Run `task` on the configuration that `config_name` and the command line compose to, or on each of a sweep's.
+
+    `arguments` makes of what was typed what Hydra is to read.
 
     Set DDRANK_DEBUG=1 to see tracebacks of errors in the input.
     """
@@ -52,6 +58,8 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     lost: list[str] = []
     hydra_main = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")
     try:
+        if arguments:
+            sys.argv[1:] = arguments(sys.argv[1:])
         hydra_main(_job(task, began, lost))()
         if lost:
             _stop(f"{len(lost)} of the sweep's jobs could not be done, as said above: mend them and run it again")
@@ -59,10 +67,8 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
         _stop(str(error))
-    except MissingConfigException as error:
-        _stop(_unknown_option(error))
     except (HydraException, OmegaConfBaseException) as error:
-        _stop(_one_line(error))
+        _stop(explained(error))
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
@@ -77,6 +83,11 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     except KeyboardInterrupt:
         print("interrupted; whatever was finished is in the store and will not be computed again", file=sys.stderr)
         sys.exit(130)
+
+
+def explained(error: Exception) -> str:
+    """Why Hydra or OmegaConf refuse a configuration, and what to do, in one sentence."""
+    return _unknown_option(error) if isinstance(error, MissingConfigException) else _one_line(error)
 
 
 def _job(task: Callable[[DictConfig], None], began: list[str], lost: list[str]) -> Callable[[DictConfig], None]:

@@ -142,11 +142,13 @@ class TensorBoard(Nothing):
 
 
 def summary(result: Result) -> dict[str, float]:
-    """Scores, arms and learning rates as flat keys: `score/ddrs`, `score/ddrs_std`, `arm/syn_any`, `lr/syn_any`."""
+    """Scores, arms and learning rates as flat keys: `score/ddrs`, `score/ddrs_std`, `arm/syn_any`, `lr/syn_any`; an arm
+    that is a published accuracy is `reference/real_hard`."""
     flat: dict[str, float] = {}
     for name, statistic in result.scores.items():
         flat |= {f"score/{name}": statistic.mean, f"score/{name}_std": statistic.std}
     for name, arm in result.arms.items():
         rates = [lr for lr in arm.lr if lr is not None]
-        flat |= {f"arm/{name}": fmean(arm.accuracy)} | ({f"lr/{name}": fmean(rates)} if rates else {})
+        kind = "arm" if arm.source == "measured" else arm.source
+        flat |= {f"{kind}/{name}": fmean(arm.accuracy)} | ({f"lr/{name}": fmean(rates)} if rates else {})
     return flat

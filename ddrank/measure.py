@@ -131,6 +131,7 @@ class Measurer:
             seed,
             lr,
             "validation accuracy",
+            validation,
             key=self._key(arm, seed, lr) | {"tested_on": validation.fingerprint},
             assignment=lambda: self._assignment(arm, seed, lr, validation, keep_weights=True),
             value=keep,
@@ -155,6 +156,7 @@ class Measurer:
             seed,
             lr,
             "test accuracy",
+            tests,
             key=key | ({"best_of_every": self._test_every} if best else {}),
             assignment=assignment,
             value=value,
@@ -167,12 +169,12 @@ class Measurer:
         known = self._store.lookup(self._key(arm, seed, lr) | {"tested_on": validation.fingerprint}) or {}
         return {"losses": [], "tests": [], "seconds": 0.0} | known | {"accuracy": outcome.accuracy}
 
-    def _task(self, arm: Arm, seed: int, lr: float, what: str, **rest: Any) -> Task:
-        one = self._real.train.images[0].numel()
+    def _task(self, arm: Arm, seed: int, lr: float, what: str, tests: Samples, **rest: Any) -> Task:
+        one = tests.images.shape[1:].numel()
         return Task(
             name=f"{arm.name:<13} seed {seed}  lr {lr:<6g} {what}",
             numbers=min(arm.training.batch_size, arm.count) * one,
-            total=arm.count * one,
+            total=(arm.count + len(tests)) * one,
             work=_work(arm),
             **rest,
         )

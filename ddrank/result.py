@@ -11,6 +11,7 @@ from ddrank import atomic, score
 from ddrank.errors import InputError
 
 SCHEMA = "ddrank/result/1"
+SOURCES = ("measured", "reference")
 _NAMES = ("method", "dataset", "model", "aug", "criterion", "labels", "protocol")
 _OBJECTS = ("distilled", "environment", "seconds", "config")
 _REQUIRED = (*_NAMES, "ipc", "seeds", "arms", "w", "g", "distilled")
@@ -18,7 +19,10 @@ _REQUIRED = (*_NAMES, "ipc", "seeds", "arms", "w", "g", "distilled")
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm's students: a test accuracy (fraction) and a learning rate for each seed."""
+    """One arm's students: a test accuracy (fraction) and a learning rate for each seed.
+
+    `source` is `measured`, or `reference`: a published accuracy that stands in for each seed's.
+    """
 
     accuracy: list[float]
     lr: list[float | None]
@@ -50,6 +54,15 @@ class Result:
     def scores(self) -> dict[str, score.Statistic]:
         """HLR, IOR, DDRS and ARS over the seeds, at this result's w and g."""
         return score.scores({name: arm.accuracy for name, arm in self.arms.items()}, self.w, self.g)
+
+    def table(self, style: str = "text") -> str:
+        """Arms and scores as a table: `text`, `markdown`, `latex` or `html`."""
+        from ddrank.table import table
+
+        return table(self, style)
+
+    def _repr_html_(self) -> str:
+        return self.table("html")
 
     def to_dict(self) -> dict[str, Any]:
         content = {"schema": SCHEMA, **asdict(self)}
@@ -119,6 +132,8 @@ class Result:
                     f"arm {name} has {len(arm.accuracy)} accuracies and {len(arm.lr)} learning rates "
                     f"for {len(self.seeds)} seeds"
                 )
+            if arm.source not in SOURCES:
+                raise ValueError(f"arm {name} has the source {arm.source!r}, expected one of {', '.join(SOURCES)}")
             if not all(0 <= value <= 1 for value in arm.accuracy):
                 raise ValueError(f"arm {name} has accuracies outside [0, 1]: they are fractions, not percent")
         _ = self.scores

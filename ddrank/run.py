@@ -6,6 +6,7 @@ only once the configuration stands.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,21 +16,33 @@ from ddrank import crew
 from ddrank.config import check
 from ddrank.launch import launch
 
+_JOBS = itertools.count()  # of this process
+
 
 def evaluation(config: DictConfig) -> None:
     """One job: evaluate what `config` says and print its table."""
     check(config)
     crew.prepare(config.engine.workers)
-    from ddrank.evaluate import evaluate
+    from ddrank.engine import process_began
+    from ddrank.evaluation import evaluate
     from ddrank.table import print_result
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    result, _ = evaluate(config, folder)
+    result, _ = evaluate(config, folder, since=None if next(_JOBS) else process_began())
     print_result(result, folder)
 
 
+def arguments(typed: list[str]) -> list[str]:
+    """The command line, with `from=PATH` replaced by what a settings file of the ddranking package says."""
+    if not any(argument.startswith("from=") for argument in typed):
+        return typed
+    from ddrank.ddranking.command import expanded
+
+    return expanded(typed)
+
+
 def main() -> None:
-    launch(evaluation, "config")
+    launch(evaluation, "config", arguments)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Task:
         name: for people.
         assignment: describes the student, once it is known that there is none in the store.
         value: of an outcome what the store keeps; called once, before the entry is written.
-        numbers, total: how many numbers the images of a training batch are, and all of them.
+        numbers, total: how many numbers the images of a training batch are, and all of them, those tested on included.
         work: of its training, in any unit proportional to time.
         trains: false for the test of a student that is trained for another task.
     """

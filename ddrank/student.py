@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -158,9 +159,8 @@ def train(
     """
     forward = engine.forward(network.to(engine.device))
     student = Student(network, criterion, training, lr, num_classes, teachers, forward)
-    batches = Batches(samples, training.batch_size, pin=_pin(samples, engine))
     expect_training(forward, samples, training)
-    loaders = [batches]
+    loaders = [Batches(samples, training.batch_size, pin=_pin(samples, engine))]
     if test_every:
         loaders.append(_test_batches(student, tests, engine, training.epochs // test_every))
     trainer = engine.trainer(
@@ -169,9 +169,9 @@ def train(
         limit_val_batches=None if test_every else 0,
         check_val_every_n_epoch=test_every,
     )
-    with isolate_rng(include_cuda=engine.device == "cuda"):
+    with isolate_rng(include_cuda=engine.device == "cuda"), ExitStack() as stack:
         seed_everything(derived_seed(seed, "training"), verbose=False)
-        trainer.fit(student, *loaders)
+        trainer.fit(student, *(stack.enter_context(loader) for loader in loaders))
     return student
 
 
@@ -183,7 +183,8 @@ def expect_training(forward: Forward, samples: Samples, training: Training) -> N
 
 def accuracy_on(student: Student, samples: Samples, engine: Engine) -> float:
     """Accuracy (fraction) of a trained student on `samples`."""
-    engine.trainer(1).validate(student, _test_batches(student, samples, engine, 1), verbose=False)
+    with _test_batches(student, samples, engine, 1) as batches:
+        engine.trainer(1).validate(student, batches, verbose=False)
     return student.tests.pop()[1]
 
 

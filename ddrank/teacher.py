@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from ddrank.store import Store, digest
 from ddrank.student import Training, accuracy_on, new_network, train
 
 VERSION = 2  # raise it when the same key would get other weights
+# Of the dataset condensation papers' ResNet, and so of the ddranking package's: its parts, and ours.
+OTHER_NAMES = {".shortcut.": ".downsample.", "classifier.": "fc."}
 
 
 @dataclass(frozen=True)
@@ -128,12 +131,14 @@ class TeacherRoom:
         return build_model(model, num_classes=real.num_classes, channels=real.channels, size=real.size)
 
     def _read(self, path: Path, model: dict[str, Any]) -> tuple[nn.Module, str]:
-        """A network with the weights of a state_dict file; DataParallel's `module.` prefixes are dropped."""
+        """A network with the weights of a state_dict file, its names those of `OTHER_NAMES` or ours; DataParallel's
+        `module.` prefixes are dropped."""
         network = self._network(model)
         try:
             weights = load_weights_only(path)
             weights = weights.get("state_dict", weights.get("model", weights))
-            network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in weights.items()})
+            own = network.state_dict()
+            network.load_state_dict({_own_name(name, own): tensor for name, tensor in weights.items()})
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
@@ -144,3 +149,13 @@ class TeacherRoom:
             name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in network.state_dict().items()
         }
         return network, digest({"weights": digests, "model": build.unnamed(model)})
+
+
+def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
+    """The name in `own` of what a state_dict calls `name`."""
+    name = name.removeprefix("module.")
+    if name in own:
+        return name
+    for theirs, ours in OTHER_NAMES.items():
+        name = name.replace(theirs, ours)
+    return name

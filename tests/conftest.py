@@ -57,12 +57,13 @@ def command(tmp_path, monkeypatch, capfd):
 
     def call(name: str, *arguments: str) -> Outcome:
         from ddrank.distill.__main__ import main as distill
+        from ddrank.doctor.__main__ import main as doctor
         from ddrank.run import main as run
 
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", [f"ddrank-{name}", *arguments])
         try:
-            {"run": run, "distill": distill}[name]()
+            {"run": run, "distill": distill, "doctor": doctor}[name]()
             code = 0
         except SystemExit as stop:
             code = stop.code or 0

@@ -171,14 +171,23 @@ def _number(statistic: Statistic | None, sign: str | None) -> str:
 
 
 def _accuracy(entry: Entry, arm: str) -> str:
-    return f"{fmean(entry.result.arms[arm].accuracy):.4f}" if arm in entry.result.arms else "-"
+    if arm not in entry.result.arms:
+        return "-"
+    found = entry.result.arms[arm]
+    return f"{fmean(found.accuracy):.4f}" + ("" if found.source == "measured" else "*")
 
 
 def _legend(ranking: Ranking, sign: str) -> str:
     return (
         f"DDRS at w = {ranking.w:g}, ARS at g = {ranking.g:g}; mean {sign} sample standard deviation over n seeds; "
         "accuracies are fractions. HLR: lower is better; all others: higher is better."
+        + (" *: a published reference, not measured." if _has_reference(ranking) else "")
     )
+
+
+def _has_reference(ranking: Ranking) -> bool:
+    entries = (entry for group in ranking.groups for entry in group.entries)
+    return any(arm.source == "reference" for entry in entries for arm in entry.result.arms.values())
 
 
 def _sign(console: Console) -> str:
@@ -201,6 +210,7 @@ def _row(ranking: Ranking, group: Group, entry: Entry) -> dict[str, Any]:
         "g": ranking.g,
     }
     arms = {name: Statistic.of(arm.accuracy) for name, arm in result.arms.items()}
+    row["references"] = " ".join(name for name, arm in result.arms.items() if arm.source == "reference")
     for name, statistic in _all(SCORES, entry.scores) + _all(ARMS, arms):
         row[f"{name}_mean"] = "" if statistic is None else statistic.mean
         row[f"{name}_std"] = "" if statistic is None else statistic.std

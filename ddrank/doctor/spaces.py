@@ -1,0 +1,162 @@
+"""Which space are the values of the images in? Every way to read them is held against the real data's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddrank.doctor.findings import SUSPECT, WRONG, Finding
+from ddrank.doctor.readings import Reading
+
+_OFFSET, _CONTRAST, _SPECTRUM = 0.25, 0.6, 0.35  # by how much distilled images differ from real ones, typically
+_GOOD, _CLEARER, _CERTAIN = 3.0, 4.0, 12.0  # misfits: of a reading that may be right; differences that count
+_TIE = 1.0
+_TOUCHES = 0.004  # of the range: about one of 255 levels
+_WHITE = 0.35  # spread of the log power between coarse and fine
+_HUGE = 20.0  # mean absolute value, which no space with unit variance comes near to
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well the values fit one reading.
+
+    Attributes:
+        misfit: squared deviations of brightness, contrast and spectrum from the real data's, each in units of what is
+            usual among distilled data.
+        outside: share of values that no pixel in [0, 1] becomes.
+        exact: whether they end, in every channel, exactly where pixels do (clamped or real images).
+    """
+
+    reading: Reading
+    misfit: float
+    outside: float
+    exact: bool
+
+
+def fits(images: Tensor, real: Tensor, readings: Sequence[Reading]) -> list[Fit]:
+    """How `images` (N, C, H, W), finite, fit each of `readings`; `real` are pixels (n, C, H, W) in [0, 1]."""
+    return [_fit(images, reading.space.forward(real), reading) for reading in readings]
+
+
+def best(candidates: Sequence[Fit], white: bool = False) -> Fit:
+    """The fit to go on with: the first (what the configuration says), unless another is clearly better.
+
+    Of several that fit alike the first is taken: `candidates` go from the usual to the unusual. `white` says that the
+    images are noise.
+    """
+    believed, *others = candidates
+    if believed.exact:
+        return believed
+    exact = [fit for fit in others if fit.exact and fit.misfit < max(_GOOD, believed.misfit)]
+    if exact:
+        return min(exact, key=lambda fit: fit.misfit)
+    fair = [fit for fit in others if fit.misfit < _GOOD and fit.outside < (0.25 if fit.misfit < 0.3 else 0.1)]
+    if not fair:
+        return believed
+    least = min(fit.misfit for fit in fair)
+    closest = next(fit for fit in fair if fit.misfit < least + _TIE)
+    if white and "zca" in (believed.reading.name, closest.reading.name):
+        return believed  # noise looks the same, whitened or not
+    return closest if believed.misfit - closest.misfit > _CLEARER else believed
+
+
+def white(images: Tensor) -> bool:
+    """Whether `images` (N, C, H, W) are noise, as far as their power spectrum tells."""
+    return float(_spectrum(images).clamp_min(1e-12).log().std()) < _WHITE
+
+
+def check_space(candidates: Sequence[Fit], images: Tensor, said_by: str) -> list[Finding]:
+    """A finding where the values fit another reading than the believed one, which is the first of `candidates`.
+
+    `said_by` tells where the belief comes from: `method.space`, or the file.
+    """
+    believed, found = candidates[0], best(candidates, white(images))
+    if found is believed:
+        reason = impossible(images, believed.reading.name)
+        if reason is None:
+            return []
+        return [
+            Finding(
+                "value-space",
+                WRONG,
+                f"{reason}, but {said_by} says {believed.reading.name}",
+                "students, teachers and test images would live in another space than these images",
+                "method.space=... as the method stores them",
+            )
+        ]
+    certain = impossible(images, believed.reading.name) or believed.misfit - found.misfit > _CERTAIN
+    low, high = float(images.min()), float(images.max())
+    setting = found.reading.setting
+    if said_by != "method.space":
+        setting += " (and the file made again: what it says of itself wins)"
+    return [
+        Finding(
+            "value-space",
+            WRONG if certain else SUSPECT,
+            f"the values (from {low:.3g} to {high:.3g}, mean {float(images.mean()):.3g}, standard deviation "
+            f"{float(images.std()):.3g}) fit {found.reading.words}, but {said_by} says {believed.reading.name}",
+            "students, teachers and test images would live in another space than these images",
+            setting,
+        )
+    ]
+
+
+def impossible(images: Tensor, space: str) -> str | None:
+    """Why finite values cannot be in `space`, whatever the images show; None where they can."""
+    low, high, size = float(images.min()), float(images.max()), float(images.abs().mean())
+    if size > _HUGE:
+        return f"the values reach from {low:.3g} to {high:.3g}, as pixels from 0 to 255 do"
+    if space in ("normalized", "zca") and low >= 0 and high > low:
+        return f"no value is below 0 (they reach from {low:.3g} to {high:.3g}), as of pixels"
+    return None
+
+
+def _fit(images: Tensor, real: Tensor, reading: Reading) -> Fit:
+    dims = (0, 2, 3)
+    spread, real_spread = images.std(dims), real.std(dims)
+    mean, real_mean = images.mean(0), real.mean(0)
+    # The mean image of N images is off by 1/N of their variance by chance alone.
+    chance = float(images.var(0, correction=0).mean()) / max(1, len(images) - 1)
+    unit = max(float(spread.square().mean()), 1e-12)
+    offset = max(0.0, float((mean - real_mean).square().mean()) - chance) / unit
+    contrast = float((spread.clamp_min(1e-9) / real_spread.clamp_min(1e-9)).log().square().mean())
+    misfit = offset / _OFFSET**2 + contrast / _CONTRAST**2 + (_spectral(images, real) / _SPECTRUM) ** 2
+    low, high = _bounds(reading, real)
+    span = high - low
+    outside = ((images < low - 0.05 * span) | (images > high + 0.05 * span)).float().mean()
+    least, most = images.amin((0, 2, 3)).view(1, -1, 1, 1), images.amax((0, 2, 3)).view(1, -1, 1, 1)
+    exact = bool((((least - low) / span).abs() < _TOUCHES).all() and (((most - high) / span).abs() < _TOUCHES).all())
+    return Fit(reading, misfit, float(outside), exact and reading.name != "zca")
+
+
+def _bounds(reading: Reading, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Where black and white lie, (1, C, 1, 1) each; of whitened images, where the real ones end."""
+    if reading.name == "zca":
+        return real.amin((0, 2, 3), keepdim=True), real.amax((0, 2, 3), keepdim=True)
+    black_and_white = torch.stack([torch.zeros(real.shape[1], 1, 1), torch.ones(real.shape[1], 1, 1)])
+    low, high = reading.space.forward(black_and_white)
+    return low[None], high[None]
+
+
+def _spectral(images: Tensor, real: Tensor) -> float:
+    """Root mean square difference of the log power spectra, apart from contrast and added white noise."""
+    power, real_power = _spectrum(images), _spectrum(real)
+    noise = torch.cat([torch.zeros(1), torch.logspace(-4, 2, 40)]).unsqueeze(1)
+    difference = (real_power / real_power.mean() + noise).log() - power.clamp_min(1e-12).log()
+    return float((difference - difference.mean(1, keepdim=True)).square().mean(1).sqrt().min())
+
+
+def _spectrum(images: Tensor) -> Tensor:
+    """Mean power in bands of spatial frequency, from coarse to fine."""
+    height, width = images.shape[2:]
+    power = torch.fft.fft2(images).abs().square().mean((0, 1))
+    y, x = torch.fft.fftfreq(height).abs().view(-1, 1), torch.fft.fftfreq(width).abs().view(1, -1)
+    frequency = torch.hypot(x, y) * max(height, width)  # in waves an image
+    band = (frequency.clamp_min(0.5).log2() * 2).round().long()
+    band -= band.min()
+    total = torch.zeros(int(band.max()) + 1).index_add_(0, band.flatten(), power.flatten())
+    count = band.flatten().bincount(minlength=len(total))
+    return (total / count.clamp_min(1))[(count > 0) & (torch.arange(len(total)) > 0)]
