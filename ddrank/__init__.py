@@ -27,7 +27,7 @@ _PLACES = {
     ),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
-__all__ = ["__version__", *_PLACE_OF]  # noqa: PLE0604
+__all__ = ["__version__", *_PLACE_OF]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,12 +43,13 @@ def evaluate(
 
     Args:
         images: a tensor or array (N, C, H, W), N = classes x `ipc`, float in the space that `method.space` says
-            (default: normalised with the dataset's mean and std); or a path or URL of files that `load_distilled` reads.
+            (default: normalised with the dataset's mean and std); or a path or URL of files that `load_distilled`
+            reads.
         labels: class indices (N,); without them, the images lie class by class.
         soft_labels: (N, classes), logits unless `method.soft_kind` says otherwise.
         dataset: an option of conf/dataset.
-        method: an option of conf/method, whose recipe is used, or any name of your own: then `method=custom`. Custom data
-            with soft labels are evaluated with `method.labels=single criterion=sce` unless you say otherwise.
+        method: an option of conf/method, whose recipe is used, or any name of your own: then `method=custom`. Custom
+            data with soft labels are evaluated with `method.labels=single criterion=sce` unless you say otherwise.
         lr: the learning rate that belongs to the images; without one it is searched.
         folder: for result.json and the pictures; default: one of its own under `paths.runs`.
         overrides: settings by their names on the command line: `num_eval=1`, `aug="mixup"`, `**{"train.epochs": 300}`.

@@ -59,7 +59,9 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
         all_arms = arms(config, real, distilled, space, plain_space, teachers)
         given = _reference(config)
         for name, arm in given.items():
-            display.say(f"{name} is a published accuracy of {config.model.name}, {arm.accuracy[0]:g}: a reference, not measured")
+            display.say(
+                f"{name} is a published accuracy of {config.model.name}, {arm.accuracy[0]:g}: a reference, not measured"
+            )
         all_arms = [arm for arm in all_arms if arm.name not in given]
         measurer = Measurer(config, real, store, machine, display, machine.crew())
         seeds = [config.seed + offset for offset in range(config.num_eval)]
@@ -95,8 +97,8 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
         else:
             how = "make them with `python -m ddrank.distill` and these settings, or give their place as method.data=..."
         raise InputError(
-            f"there are no distilled data of {method.name} for {dataset.name} at ipc={config.ipc}: {method.data} does not "
-            f"exist; {how}"
+            f"there are no distilled data of {method.name} for {dataset.name} at ipc={config.ipc}: {method.data} does "
+            f"not exist; {how}"
         )
     distilled = read_distilled(
         method.data,

@@ -107,14 +107,17 @@ def test_tables():
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, sentence, tmp_path):
     with pytest.raises(InputError) as caught:
-        ddrank.evaluate(**({"dataset": "digits", "ipc": 1} | {k: v for k, v in QUICK.items() if k != "ipc"} | arguments))
+        ddrank.evaluate(
+            **({"dataset": "digits", "ipc": 1} | {k: v for k, v in QUICK.items() if k != "ipc"} | arguments)
+        )
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("value, written", [
-    ("a'b", r"k='a\'b'"), ("end\\", r"k='end\\'"), ("null", "k='null'"), ("10", "k='10'"), ([1, "a b", None], "k=[1,'a b',null]"),
+    ("a'b", r"k='a\'b'"), ("end\\", r"k='end\\'"), ("null", "k='null'"), ("10", "k='10'"),
+    ([1, "a b", None], "k=[1,'a b',null]"),
     ({"resnet18": 0.5}, "k={resnet18:0.5}"), (np.float64(0.5), "k=0.5"), (torch.tensor(3), "k=3"), (True, "k=true"),
 ])  # fmt: skip
 def test_settings_from_python_reach_hydra_as_they_are(value, written):
@@ -130,16 +133,18 @@ def test_a_reference_accuracy_stands_in_for_real_hard_and_is_marked(command, tmp
     result = ddrank.evaluate(images(), dataset="digits", ipc=1, folder="one", **QUICK, **reference)
     assert result.arms["real_hard"].accuracy == [0.9]
     assert result.arms["real_hard"].source == "reference"
-    assert list(result.arms)[0] == "real_hard"
+    assert next(iter(result.arms)) == "real_hard"
     assert result.scores["hlr"].per_seed[0] == pytest.approx(0.9 - result.arms["syn_hard"].accuracy[0])
     content = json.loads((tmp_path / "one" / "result.json").read_text())
     assert content["arms"]["real_hard"] == {"accuracy": [0.9], "lr": [None], "source": "reference"}
     assert "real_hard" not in (tmp_path / "one" / "fits.csv").read_text()
     for style in ("text", "markdown", "html"):
         assert "published reference, not measured" in result.table(style)
-    other = ddrank.evaluate(images(), dataset="digits", ipc=1, **QUICK, **{"dataset.real_hard_reference": {"lenet": 0.9}})
+    other = ddrank.evaluate(
+        images(), dataset="digits", ipc=1, **QUICK, **{"dataset.real_hard_reference": {"lenet": 0.9}}
+    )
     assert other.arms["real_hard"].source == "measured"
-    with pytest.raises(InputError, match="real_hard_reference.mlp is 90, expected a fraction"):
+    with pytest.raises(InputError, match=r"real_hard_reference\.mlp is 90, expected a fraction"):
         ddrank.evaluate(images(), dataset="digits", ipc=1, **QUICK, **{"dataset.real_hard_reference": {"mlp": 90}})
 
 

@@ -12,7 +12,8 @@ from ddrank.doctor.findings import SUSPECT, WRONG, Finding, listed
 from ddrank.doctor.judge import Judge
 
 _CLEAR = 0.5  # mean probability of a reading of the images that is taken for right
-_GAIN = 0.25  # by which it must be above that of the reading that is believed
+_GAIN = 0.25  # by which the classes in another order must be clearer than in theirs
+_LAYOUT_GAIN = 0.1  # by which another layout must be clearer: many classes may look alike in both
 _ODDS = 9.0  # log likelihood ratio that counts as evidence: about 8000 to 1
 _TRUSTED = 0.5  # accuracy below which a judge says nothing
 LAYOUTS = {
@@ -63,7 +64,7 @@ def judge_images(judge: Judge, pixels: Tensor, labels: Tensor) -> Judged:
     for name in candidates if judge.accuracy >= _TRUSTED else ():
         other = judge.logits(laid_out(pixels, name)).softmax(1)
         odds = judge.confusion[labels, other.argmax(1)].log().sum() - judge.confusion[labels, seen].log().sum()
-        clearer = _own(other, labels) > max(_CLEAR, own + _GAIN, _own(probabilities, labels))
+        clearer = _own(other, labels) > max(_CLEAR, own + _LAYOUT_GAIN, _own(probabilities, labels))
         if clearer and float(odds) > _ODDS:
             probabilities, layout = other, name
     classes = judge.confusion.shape[0]
@@ -149,7 +150,9 @@ def _certain(judge: Judge, judged: Judged, labels: Tensor, order: list[int], mov
     covering = float(judged.table[range(len(order)), order].mean())
     odds = judge.evidence(judged.seen, labels, torch.tensor(order)[labels])
     weakest = float(judged.table[rows, columns].min())
-    return gain > _GAIN and covering > _CLEAR and odds > _ODDS and (weakest > 0.3 or len(moved) > 4)
+    # Any guesses at a single image a class nearly fit some order: then it must fit all.
+    enough = _CLEAR + 0.4 * len(order) / len(labels)
+    return gain > _GAIN and covering > enough and odds > _ODDS and (weakest > 0.3 or len(moved) > 4)
 
 
 def _interleaved(judge: Judge, judged: Judged, labels: Tensor, classes: int) -> list[Finding]:

@@ -58,8 +58,8 @@ def draw(diagnosis: Diagnosis, found: Found, real: RealDataset, header: str, pat
 
 
 def _images(axis, diagnosis: Diagnosis, names: Sequence[str]) -> None:
-    """Images as pixels under the configuration's reading, clamped to what can be shown: a row for each class; where they
-    are one a class, several classes a row."""
+    """Images as pixels under the configuration's reading, clamped to what can be shown: a row for each class; where
+    they are one a class, several classes a row."""
     labels = diagnosis.labels.numpy()
     most = _CLASSES if len(labels) > len(names) else 4 * _CLASSES
     shown = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))

@@ -126,4 +126,4 @@ def _identical_classes(first: Tensor, second: Tensor, labels: Tensor) -> tuple[l
 def _constant(images: Tensor) -> Tensor:
     rows = images.flatten(1)
     spread = rows.amax(1) - rows.amin(1)
-    return spread <= _FLAT * rows.abs().amax(1).clamp_min(1e-6)
+    return spread.isfinite() & (spread <= _FLAT * rows.abs().amax(1).clamp_min(1e-6))
