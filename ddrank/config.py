@@ -189,10 +189,22 @@ class Evaluation:
 
 
 @dataclass
+class Job:
+    """How a long distillation is watched; nothing here changes its images."""
+
+    checkpoint_minutes: float = 1.0  # between two checkpoints
+    frames: int = 32  # pictures on the way; 0: none
+    validate_every: int = 0  # iterations between two evaluations on the validation split; 0: none
+    validate_students: int = 1  # that are trained for each
+    stop_at: int | None = None  # stop before this iteration; the same command without it goes on
+
+
+@dataclass
 class Distillation(Evaluation):
     """One distillation (conf/distill.yaml): an evaluation's config, of which the distiller and its data are used."""
 
     overwrite: bool = False
+    job: Job = field(default_factory=Job)
 
 
 @dataclass

@@ -198,6 +198,10 @@ class _Endings(Callback):
         if isinstance(exception, SystemExit):  # what Lightning makes of SIGTERM
             raise SystemExit(128 + signal.SIGTERM) from exception
 
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if trainer.received_sigterm:  # after the last batch, where nothing asks any more
+            raise SystemExit(128 + signal.SIGTERM)
+
 
 def start(config: DictConfig) -> Engine:
     """The engine that the `engine` config says, with this process set up for it. Raises InputError."""

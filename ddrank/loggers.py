@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,6 +35,12 @@ class Nothing:
     def finish(self, result: Result, pictures: Sequence[Path]) -> None:
         """All arms are measured."""
 
+    def iteration(self, iteration: int, values: Mapping[str, float]) -> None:
+        """One iteration of a distillation gave these."""
+
+    def close(self, rows: Sequence[Mapping[str, float]], pictures: Sequence[Path]) -> None:
+        """A distillation is over: all that it logged, over all processes that worked on it, each with `iteration`."""
+
 
 class Csv(Nothing):
     """`fits.csv`: one row for each tested student; `curves.csv`: one row for each point of its curves."""
@@ -53,6 +59,10 @@ class Csv(Nothing):
             for epoch, value in curve
         )
         self._write("curves.csv", ("arm", "seed", "lr", "epoch", "quantity", "value"), points)
+
+    def close(self, rows: Sequence[Mapping[str, float]], pictures: Sequence[Path]) -> None:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        self._write("iterations.csv", names, ([row.get(name, "") for name in names] for row in rows))
 
     def _write(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         text = io.StringIO()
@@ -107,6 +117,15 @@ class Wandb(Nothing):
         self._run.summary.update(summary(result))
         self._run.finish()
 
+    def iteration(self, iteration: int, values: Mapping[str, float]) -> None:
+        self._run.log({"iteration": iteration, **{f"distillation/{name}": value for name, value in values.items()}})
+
+    def close(self, rows: Sequence[Mapping[str, float]], pictures: Sequence[Path]) -> None:
+        import wandb
+
+        self._run.log({picture.stem: wandb.Image(str(picture)) for picture in pictures})
+        self._run.finish()
+
 
 class TensorBoard(Nothing):
     """TensorBoard events under `tensorboard/` in the run's folder: curves, arms, scores and pictures."""
@@ -130,11 +149,21 @@ class TensorBoard(Nothing):
                 self._writer.add_scalar(f"{fit.arm}/seed{fit.seed}/test_accuracy", accuracy, epoch)
 
     def finish(self, result: Result, pictures: Sequence[Path]) -> None:
+        for key, value in summary(result).items():
+            self._writer.add_scalar(key, value, 0)
+        self._end(pictures)
+
+    def iteration(self, iteration: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"distillation/{name}", value, iteration)
+
+    def close(self, rows: Sequence[Mapping[str, float]], pictures: Sequence[Path]) -> None:
+        self._end(pictures)
+
+    def _end(self, pictures: Sequence[Path]) -> None:
         import numpy as np
         from PIL import Image
 
-        for key, value in summary(result).items():
-            self._writer.add_scalar(key, value, 0)
         for picture in pictures:
             with Image.open(picture) as image:
                 self._writer.add_image(picture.stem, np.asarray(image.convert("RGB")), 0, dataformats="HWC")

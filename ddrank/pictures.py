@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ddrank import atomic
@@ -13,6 +14,8 @@ from ddrank.measure import Fit
 
 MOST_CLASSES = 20
 MOST_COLUMNS = 10
+_MOMENTS = 6  # of a distillation, in its picture
+_WIDE = 480  # pixels that a film is at least nearly wide
 STYLES = {
     "real_hard": ("C0", "-"),
     "syn_any": ("C2", "-"),
@@ -56,6 +59,82 @@ def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path)
     note = "" if shown == len(labels) else f", {shown} shown"
     figure.suptitle(f"{len(labels)} images of {len(class_names)} classes{note}", fontsize=8, y=1.0, va="bottom")
     return _save(figure, path)
+
+
+def mosaic(pixels: Tensor, labels: Tensor) -> Tensor:
+    """`pixels` (N, C, H, W) in [0, 1], class-major by `labels`, side by side as uint8 (height, width, C).
+
+    A row for each class; of one image a class, rows of ten. As many of each as `grid` shows.
+    """
+    classes = int(labels.max()) + 1
+    images = (pixels * 255).round().to(torch.uint8).unflatten(0, (classes, -1))[:, :MOST_COLUMNS]
+    if images.shape[1] == 1:
+        images = images[: MOST_COLUMNS**2, 0]
+        rows = -(-len(images) // MOST_COLUMNS)
+        images = torch.nn.functional.pad(images, (0, 0) * 3 + (0, rows * MOST_COLUMNS - len(images)))
+        images = images.unflatten(0, (rows, MOST_COLUMNS))
+    else:
+        images = images[:MOST_CLASSES]
+    framed = torch.nn.functional.pad(images, (0, 1, 0, 1), value=255)  # a line of white between them
+    return framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-1, :-1].contiguous()
+
+
+def film(frames: Sequence[tuple[int, Tensor]], path: Path) -> Path:
+    """Mosaics (see `mosaic`) one after the other as a GIF at `path`, the last one shown longest."""
+    from PIL import Image
+
+    enlarged = [_enlarged(image) for _, image in frames]
+    pictures = [Image.fromarray(image) for image in enlarged]
+    lasting = [120] * (len(pictures) - 1) + [2000]
+    return atomic.write_with(
+        path,
+        lambda temporary: pictures[0].save(
+            temporary, save_all=True, append_images=pictures[1:], duration=lasting, loop=0
+        ),
+    )
+
+
+def course(frames: Sequence[tuple[int, Tensor]], rows: Sequence[Mapping[str, float]], path: Path) -> Path:
+    """How a distillation went, as a PNG at `path`: mosaics of some moments above, the loss over the iterations below,
+    with the validation accuracy (right axis) where it was taken."""
+    shown = [frames[round(k * (len(frames) - 1) / (_MOMENTS - 1))] for k in range(_MOMENTS)] if frames else []
+    shown = list(dict(shown).items())
+    wide = bool(shown) and shown[0][1].shape[1] > 3 * shown[0][1].shape[0]  # moments below each other
+    above = 0 if not shown else 0.45 * len(shown) if wide else 2.2
+    figure = _figure(8 if wide else 10, 3.2 + above)
+    upper, lower = figure.add_gridspec(2, 1, height_ratios=(max(above, 1e-3), 3), hspace=0.25)
+    places = upper.subgridspec(*((len(shown), 1) if wide else (1, max(1, len(shown)))))
+    for place, (iteration, image) in zip(places, shown, strict=False):
+        axis = figure.add_subplot(place)
+        axis.imshow(_enlarged(image))
+        axis.set_axis_off()
+        words = "start" if iteration == 0 else f"{iteration}"
+        if wide:
+            axis.text(-0.02, 0.5, words, transform=axis.transAxes, ha="right", va="center", fontsize=8)
+        else:
+            axis.set_title(words, fontsize=8)
+    axis = figure.add_subplot(lower)
+    losses = [(row["iteration"], row["loss"]) for row in rows if "loss" in row]
+    if losses:
+        axis.plot(*zip(*losses, strict=True), color="C0", linewidth=0.8)
+        if all(loss > 0 for _, loss in losses):
+            axis.set_yscale("log")
+    axis.set(xlabel="iteration", ylabel="loss")
+    accuracies = [(row["iteration"], row["validation"]) for row in rows if "validation" in row]
+    if accuracies:
+        other = axis.twinx()
+        other.plot(*zip(*accuracies, strict=True), color="C2", marker="o", markersize=3)
+        other.set_ylabel("validation accuracy", color="C2")
+        other.spines["top"].set_visible(False)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+    return _save(figure, path)
+
+
+def _enlarged(image: Tensor) -> np.ndarray:
+    """A mosaic (H, W, C) as RGB, each pixel as a square where it is small."""
+    times = max(1, _WIDE // image.shape[1])
+    return np.repeat(np.repeat(image.expand(-1, -1, 3).numpy(), times, 0), times, 1)
 
 
 def curves(fits: Mapping[str, Sequence[Fit]], path: Path) -> Path:

@@ -104,7 +104,7 @@ class Display:
         worked, remaining = self._worked + within, self._expected - self._done - within
         if worked <= 0 or remaining <= 0:
             return ""
-        return _duration((time.monotonic() - self._began) / worked * remaining)
+        return duration((time.monotonic() - self._began) / worked * remaining)
 
 
 class Activity:
@@ -120,7 +120,7 @@ class Activity:
         """Some steps are done."""
         self.done += steps
         now = time.monotonic()
-        left = _duration((now - self._started) / self.done * max(0, self.steps - self.done))
+        left = duration((now - self._started) / self.done * max(0, self.steps - self.done))
         if self._display._live:
             text = f"{self.done}/{self.steps}" + ("" if self.work else f", {left} left")
             self._display._bars.update(self._bar, completed=self.done, note=f"{text} {note}".rstrip())
@@ -142,7 +142,8 @@ class Activity:
         self._display._bars.remove_task(self._bar)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words: 12 s, 3 min 05 s, 2 h 10 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

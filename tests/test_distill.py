@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from torch import nn
 from ddrank.augment import DSA
 from ddrank.data import RealDataset, Samples, Space
 from ddrank.distill.base import Task
-from ddrank.distill.dm import DM, class_means, matching_loss
+from ddrank.distill.dm import DM, class_means, dm_loss, matching_loss
 from ddrank.distill.select import Herding, KCenter, KMeans, Noise, Random
+from ddrank.engine import Engine
 from ddrank.models import ConvNet, embed
 from ddrank.progress import Display
+from ddrank.store import Store
 
 
 def task(ipc: int = 2, per_class: int = 6, seed: int = 0) -> Task:
@@ -34,7 +37,9 @@ def task(ipc: int = 2, per_class: int = 6, seed: int = 0) -> Task:
         generator=torch.Generator().manual_seed(seed),
         network=lambda name: ConvNet(depth=2, width=8, num_classes=3, channels=1, size=8),
         trained=lambda name: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(),
-        device="cpu",
+        architecture=lambda name: {"name": name},
+        store=Store(tempfile.mkdtemp()),
+        engine=Engine(),
         display=Display(),
     )
 
@@ -64,11 +69,11 @@ def test_dm_moves_towards_the_real_mean():
 def test_one_step_of_dm_is_the_per_class_loop():
     """All classes in one pass give what the paper's loop over classes gives, siamese augmentation included."""
     one = task()
-    dm, dsa = DM(iterations=1, real_batch=4), DSA(mirror=True)
+    dsa = DSA(mirror=True)
     images = one.real.draw(2, torch.Generator().manual_seed(5), one.samples).images.clone().requires_grad_()
     real = one.real.draw(4, torch.Generator().manual_seed(6), one.samples).images
     network = one.network("convnet").requires_grad_(False)
-    batched = dm._loss(network, real, [4, 4, 4], images, task(seed=3), dsa)
+    batched = dm_loss(network, real, [4, 4, 4], images, task(seed=3), dsa)
     (gradient,) = torch.autograd.grad(batched, images)
 
     from ddrank.augment.dsa import apply_dsa

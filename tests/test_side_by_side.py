@@ -214,7 +214,12 @@ def test_no_worker_outlives_its_evaluation(tmp_path, ending, workers):
     arguments = [sys.executable, "-m", "ddrank.run", *TWO[:-1], f"engine.workers={workers}"]
     arguments += ["num_eval=3", "train.epochs=30000", "logger=none"]
     running = subprocess.Popen(
-        arguments, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        arguments,
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "store").rglob("measurements/*/*.json")) and time.monotonic() < deadline:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ddrank.config import check
@@ -29,8 +30,10 @@ def distillation(config: DictConfig) -> None:
     machine, store = engine.start(config.engine), Store(config.paths.store)
     real = load_real(config.dataset, config.paths.data)
     with Display() as display:
-        path, made = distill(config, real, config.seed, machine, store, display, overwrite=config.overwrite)
-    print(f"made {path} and grid.png beside it" if made else f"{path} is there already, made with these settings")
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        path, made = distill(config, real, config.seed, machine, store, display, config.overwrite, folder)
+    if path:
+        print(f"made {path} and grid.png beside it" if made else f"{path} is there already, made with these settings")
 
 
 def conversion(places: list[str], settings: list[str]) -> Callable[[DictConfig], None]:

@@ -1,17 +1,21 @@
-"""What every distiller shares: its task, and its one method."""
+"""What every distiller shares: its task, and its one method; and what those that go step by step share besides."""
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ddrank.data import RealDataset, Samples, Space
+from ddrank.engine import Engine
 from ddrank.progress import Display
+from ddrank.store import Store
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,9 @@ class Task:
         generator: the source of random choices on the CPU, seeded; networks draw from torch's global one, seeded too.
         network: makes a freshly initialised network of a `conf/model` name.
         trained: gives a network of such a name trained on the real data, in evaluation mode.
-        device: where to compute.
+        architecture: the configuration of such a name, by which things made with it are kept in the store.
+        store: where what several distillations need is kept.
+        engine: device, compilation, precision.
     """
 
     real: RealDataset
@@ -34,8 +40,15 @@ class Task:
     generator: torch.Generator
     network: Callable[[str], nn.Module]
     trained: Callable[[str], nn.Module]
-    device: str
+    architecture: Callable[[str], Mapping[str, Any]]
+    store: Store
+    engine: Engine
     display: Display
+
+    @property
+    def device(self) -> str:
+        """Where to compute."""
+        return self.engine.device
 
     @property
     def labels(self) -> Tensor:
@@ -45,6 +58,15 @@ class Task:
     def members(self, label: int) -> Tensor:
         """Indices of the class `label` in `samples`."""
         return torch.nonzero(self.samples.labels == label).flatten()
+
+    def random_real(self) -> Tensor:
+        """Random real images of every class, float32 (classes * ipc, C, H, W), class-major."""
+        return self.real.draw(self.ipc, self.generator, self.samples).floats().clone()
+
+    def noise(self) -> Tensor:
+        """Standard normal noise of the same shape."""
+        shape = (len(self.labels), *self.samples.images.shape[1:])
+        return torch.randn(shape, generator=self.generator)
 
 
 @dataclass(frozen=True)
@@ -60,13 +82,24 @@ class Distilled:
     lr: float | None = None
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a distillation and what it costs: `steps` of `seconds` each."""
+
+    name: str
+    steps: int
+    seconds: float
+
+
 class Distiller(ABC):
     """An algorithm that makes a distilled dataset; its parameters are the arguments of its constructor.
 
-    `wants_trained` says that it uses networks trained on the real data (`Task.trained`).
+    `wants_trained` says that it uses networks trained on the real data (`Task.trained`); `version` is raised when the
+    same parameters would give other images.
     """
 
     wants_trained = False
+    version = 1
 
     @abstractmethod
     def distill(self, task: Task) -> Distilled:
@@ -75,3 +108,82 @@ class Distiller(ABC):
     def parameters(self) -> dict[str, Any]:
         """The parameters, JSON-like, for the file's metadata."""
         return dict(vars(self))
+
+
+class Iterative(Distiller):
+    """A distiller that goes step by step, so that it can be watched, stopped and resumed (see `ddrank.distill.job`)."""
+
+    iterations: int
+
+    @abstractmethod
+    def begin(self, task: Task) -> Distillation:
+        """Everything before the first iteration."""
+
+    def distill(self, task: Task) -> Distilled:
+        """All iterations at once."""
+        distillation = self.begin(task)
+        for iteration in range(self.iterations):
+            distillation.step(iteration)
+        return distillation.result()
+
+    def rehearse(self, task: Task) -> list[Phase]:
+        """What the phases of the whole distillation cost on this machine: measured on a few steps, which leave nothing
+        behind. `task` is one of its own, its generator too."""
+        return [Phase("iterations", self.iterations, seconds_per_step(self.begin(task).step))]
+
+
+class Distillation(ABC):
+    """A distillation under way: tensors that optimizers change step by step.
+
+    Args:
+        tensors: what is learned, leaves that require gradients; `images` (N, C, H, W) among them, and where the method
+            learns them `soft_labels` (N, classes) and `lr` (a scalar).
+        optimizers: their optimizers.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], optimizers: Sequence[Optimizer]):
+        self.tensors, self.optimizers = dict(tensors), list(optimizers)
+
+    @abstractmethod
+    def step(self, iteration: int) -> dict[str, Tensor | float]:
+        """One iteration. Returns scalars worth plotting, `loss` first; they are read now and then only."""
+
+    def result(self) -> Distilled:
+        """What has been made so far, on the CPU."""
+        made = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+        lr = made.get("lr")
+        return Distilled(made["images"], soft_labels=made.get("soft_labels"), lr=None if lr is None else float(lr))
+
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on besides random numbers: tensors, numbers and strings in lists and dicts."""
+        return {"tensors": self.tensors, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(state["tensors"][name])
+        for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
+
+
+def rehearsal(task: Task) -> Task:
+    """A task like `task` whose random choices are its own."""
+    return replace(task, generator=torch.Generator().manual_seed(0))
+
+
+def seconds_per_step(step: Callable[[int], object], steps: int = 2) -> float:
+    """How long a call of `step(iteration)` takes: the fastest of `steps` after a first one, which may compile."""
+    taken = []
+    for iteration in range(steps + 1):
+        began = time.perf_counter()
+        step(iteration)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
+
+
+def initial(task: Task, init: str) -> Tensor:
+    """The images to start from, on the device: `real` (random real images) or `noise`."""
+    return {"real": task.random_real, "noise": task.noise}[init]().to(task.device)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ddrank.augment import DSA
 from ddrank.augment.dsa import apply_dsa
-from ddrank.distill.base import Distilled, Distiller, Task
-from ddrank.errors import InputError
+from ddrank.distill.base import Distillation, Iterative, Task, initial
+from ddrank.distill.settings import check_positive, one_of
 from ddrank.models import embed
 
 INITS = ("real", "noise")
 
 
-class DM(Distiller):
+class DM(Iterative):
     """Distribution matching.
 
     Args:
@@ -42,58 +42,51 @@ class DM(Distiller):
         augment: bool = True,
         mirror: bool = True,
     ):
-        if init not in INITS:
-            raise InputError(f"method.distiller.init is {init!r}, expected one of {', '.join(INITS)}")
-        for name, value in (("iterations", iterations), ("lr", lr), ("real_batch", real_batch)):
-            if value <= 0:
-                raise InputError(f"method.distiller.{name} is {value}, expected a number above 0")
+        one_of("init", init, INITS)
+        check_positive(iterations=iterations, lr=lr, real_batch=real_batch)
         self.model, self.iterations, self.lr, self.momentum = model, iterations, lr, momentum
         self.real_batch, self.init, self.augment, self.mirror = real_batch, init, augment, mirror
 
-    def distill(self, task: Task) -> Distilled:
-        images = self._start(task).to(task.device).requires_grad_()
-        optimizer = torch.optim.SGD([images], self.lr, momentum=self.momentum)
-        members = [task.members(label) for label in range(task.real.num_classes)]
-        dsa = DSA(mirror=self.mirror) if self.augment else None
-        with task.display.activity(f"DM on {task.real.name}, IPC {task.ipc}", self.iterations) as advance:
-            for step in range(self.iterations):
-                drawn = [self._draw(of_class, task.generator) for of_class in members]
-                real = task.samples.floats(torch.cat(drawn)).to(task.device)
-                sizes = [len(indices) for indices in drawn]
-                network = task.network(self.model).to(task.device).train().requires_grad_(False)
-                loss = self._loss(network, real, sizes, images, task, dsa)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if step % 10 == 0:  # reading it makes a GPU wait
-                    note = f"loss {float(loss.detach()) / len(members):.4g}"
-                advance(note)
-        return Distilled(images.detach().cpu())
+    def begin(self, task: Task) -> Distillation:
+        return _Matching(self, task)
 
-    def _start(self, task: Task) -> Tensor:
-        if self.init == "noise":
-            shape = (len(task.labels), *task.samples.images.shape[1:])
-            return torch.randn(shape, generator=task.generator)
-        return task.real.draw(task.ipc, task.generator, task.samples).floats().clone()
 
-    def _draw(self, members: Tensor, generator: torch.Generator) -> Tensor:
-        return members[torch.randperm(len(members), generator=generator)[: self.real_batch]]
+class _Matching(Distillation):
+    def __init__(self, dm: DM, task: Task):
+        images = initial(task, dm.init).requires_grad_()
+        super().__init__({"images": images}, [torch.optim.SGD([images], dm.lr, momentum=dm.momentum)])
+        self._dm, self._task = dm, task
+        self._members = [task.members(label) for label in range(task.real.num_classes)]
+        self._dsa = DSA(mirror=dm.mirror) if dm.augment else None
 
-    def _loss(
-        self, network: nn.Module, real: Tensor, sizes: list[int], images: Tensor, task: Task, dsa: DSA | None
-    ) -> Tensor:
-        """The loss of one step; see `matching_loss`. Real images are class-major, `sizes` of each class."""
-        count = len(sizes)
-        real_of = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes))
-        if dsa is not None:
-            shared = dsa.draw_shared(real.shape[-2:], groups=count, generator=task.generator)
-            real, images = apply_dsa(real, shared[real_of]), apply_dsa(images, shared[task.labels])
-        with torch.no_grad():
-            real_features = embed(network, real)
-        return matching_loss(
-            class_means(real_features, real_of.to(real.device), count),
-            class_means(embed(network, images), task.labels.to(images.device), count),
-        )
+    def step(self, iteration: int) -> dict[str, Tensor | float]:
+        task, (optimizer,) = self._task, self.optimizers
+        drawn = [self._draw(members) for members in self._members]
+        real = task.samples.floats(torch.cat(drawn)).to(task.device)
+        network = task.network(self._dm.model).to(task.device).train().requires_grad_(False)
+        loss = dm_loss(network, real, [len(part) for part in drawn], self.tensors["images"], task, self._dsa)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach() / len(drawn)}
+
+    def _draw(self, members: Tensor) -> Tensor:
+        return members[torch.randperm(len(members), generator=self._task.generator)[: self._dm.real_batch]]
+
+
+def dm_loss(network: nn.Module, real: Tensor, sizes: list[int], images: Tensor, task: Task, dsa: DSA | None) -> Tensor:
+    """The loss of one step; see `matching_loss`. Real images are class-major, `sizes` of each class."""
+    count = len(sizes)
+    real_of = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes))
+    if dsa is not None:
+        shared = dsa.draw_shared(real.shape[-2:], groups=count, generator=task.generator)
+        real, images = apply_dsa(real, shared[real_of]), apply_dsa(images, shared[task.labels])
+    with torch.no_grad():
+        real_features = embed(network, real)
+    return matching_loss(
+        class_means(real_features, real_of.to(real.device), count),
+        class_means(embed(network, images), task.labels.to(images.device), count),
+    )
 
 
 def matching_loss(real: Tensor, synthetic: Tensor) -> Tensor:

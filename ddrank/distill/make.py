@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ddrank import build, pictures
+from ddrank.config import Job as JobSettings
 from ddrank.config import model_named
-from ddrank.data import RealDataset, fit_space, write_distilled
+from ddrank.data import RealDataset, Samples, Space, fit_space, write_distilled
 from ddrank.data.distilled import FILE, read_metadata
-from ddrank.distill.base import Distiller, Task
+from ddrank.distill.base import Distilled, Distiller, Iterative, Task
+from ddrank.distill.job import Job, Record, carry_out
+from ddrank.distill.validation import validation_accuracy
 from ddrank.engine import Engine
 from ddrank.errors import InputError
+from ddrank.loggers import Nothing
 from ddrank.models import build as build_model
 from ddrank.progress import Display
 from ddrank.store import Store, digest
@@ -54,65 +59,135 @@ def distill(
     store: Store,
     display: Display,
     overwrite: bool = False,
-) -> tuple[Path, bool]:
+    run_folder: Path | None = None,
+) -> tuple[Path | None, bool]:
     """Make the distilled dataset that `config` names, unless it is there already. Returns its path and whether it was
-    made now.
+    made now; no path where `job.stop_at` ended it before.
 
-    Without a `seed`, one made with any seed will do. Raises InputError when there is one made with other settings, and
-    `overwrite` is false.
+    Without a `seed`, one made with any seed will do. Curves are logged into `run_folder`, where there is one. Raises
+    InputError when there is one made with other settings, and `overwrite` is false.
     """
     folder = Path(config.method.data)
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
     space = fit_space(config.method.space, real.train, tuple(config.method.mean), tuple(config.method.std), store)
     samples = space.samples(real.kept)
-    metadata = {
+    identity = {
         "dataset": config.dataset.name,
         "method": config.method.name,
         "ipc": config.ipc,
         "space": config.method.space,
-        "distiller": {"kind": type(distiller).__name__, **distiller.parameters()},
+        "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.parameters()},
         "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
         "seed": DEFAULT_SEED if seed is None else seed,
     }
+    checkpoint = store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt"
     with FileLock(store.root / "locks" / f"{digest({'distilled': str(folder.resolve())})}.lock"):
         if (folder / FILE).exists() and not overwrite:
-            _same_settings(folder / FILE, metadata if seed is not None else metadata | {"seed": None})
+            _same_settings(folder / FILE, identity if seed is not None else identity | {"seed": None})
             return folder / FILE, False
-        room = TeacherRoom(config, real, store, engine, display)
-
-        def network(name: str) -> nn.Module:
-            model = model_named(name, config)
-            return build_model(model, num_classes=real.num_classes, channels=real.channels, size=real.size)
-
-        def trained(name: str) -> nn.Module:
-            return room.trained(model_named(name, config), space)[0].to(engine.device).eval()
-
         with isolate_rng(), engine.cores():
-            seed_everything(derived_seed(metadata["seed"], "distillation"), verbose=False)
-            task = Task(
-                real=real,
-                samples=samples,
-                space=space,
-                ipc=config.ipc,
-                generator=torch.Generator().manual_seed(derived_seed(metadata["seed"], "distiller's choices")),
-                network=network,
-                trained=trained,
-                device=engine.device,
-                display=display,
-            )
-            made = distiller.distill(task)
+            seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
+            task = _task(config, real, samples, space, identity["seed"], engine, store, display)
+            if isinstance(distiller, Iterative):
+                made, record = _watched(distiller, task, config, checkpoint, run_folder)
+            else:
+                made, record = distiller.distill(task), Record()
+        if made is None:
+            display.say(f"stopped as asked; the same command without job.stop_at goes on from {checkpoint}")
+            return None, False
         path = write_distilled(
             folder,
             made.images,
             task.labels,
-            metadata=metadata,
+            metadata=identity | _circumstances(config, engine),
             others=made.others,
             soft_labels=made.soft_labels,
             lr=made.lr,
         )
-        pixels = space.inverse(made.images).clamp(0, 1)
-        pictures.grid(pixels, task.labels, real.class_names, folder / "grid.png")
+        _draw(made, record, task, folder)
+        checkpoint.unlink(missing_ok=True)
     return path, True
+
+
+def _task(
+    config: DictConfig,
+    real: RealDataset,
+    samples: Samples,
+    space: Space,
+    seed: int,
+    engine: Engine,
+    store: Store,
+    display: Display,
+) -> Task:
+    room = TeacherRoom(config, real, store, engine, display)
+
+    def architecture(name: str) -> dict[str, Any]:
+        return model_named(name, config)
+
+    def network(name: str) -> nn.Module:
+        return build_model(architecture(name), num_classes=real.num_classes, channels=real.channels, size=real.size)
+
+    def trained(name: str) -> nn.Module:
+        return room.trained(architecture(name), space)[0].to(engine.device).eval()
+
+    return Task(
+        real=real,
+        samples=samples,
+        space=space,
+        ipc=config.ipc,
+        generator=torch.Generator().manual_seed(derived_seed(seed, "distiller's choices")),
+        network=network,
+        trained=trained,
+        architecture=architecture,
+        store=store,
+        engine=engine,
+        display=display,
+    )
+
+
+def _watched(
+    distiller: Iterative, task: Task, config: DictConfig, checkpoint: Path, run_folder: Path | None
+) -> tuple[Distilled | None, Record]:
+    """The long job, with the settings of `job` where the configuration has any, and with its logger."""
+    settings = config.get("job") or JobSettings()
+    logger = build.build(config.logger, "logger") if run_folder else Nothing()
+    if run_folder:
+        logger.start(config, run_folder)
+    made, record = carry_out(
+        distiller,
+        task,
+        Job(
+            checkpoint=checkpoint,
+            seconds=60 * settings.checkpoint_minutes,
+            frames=settings.frames,
+            validate=partial(validation_accuracy, config, task, settings.validate_students),
+            validate_every=settings.validate_every,
+            stop_at=settings.stop_at,
+            log=logger.iteration,
+        ),
+    )
+    pictures_made = []
+    if run_folder and record.rows:
+        pictures_made = [pictures.course(record.frames, record.rows, run_folder / "progress.png")]
+    logger.close(record.rows, pictures_made)
+    return made, record
+
+
+def _circumstances(config: DictConfig, engine: Engine) -> dict[str, Any]:
+    """What a file also remembers: the versions, and the configuration but for what has no part in its images."""
+    aside = ("job", "logger", "num_eval", "overwrite", "paths", "score")
+    settings = {name: value for name, value in build.plain(config).items() if name not in aside}
+    return {"environment": engine.environment(), "config": settings}
+
+
+def _draw(made: Distilled, record: Record, task: Task, folder: Path) -> None:
+    """The pictures beside the file: the images, and how they came about."""
+    pixels = task.space.inverse(made.images).clamp(0, 1)
+    pictures.grid(pixels, task.labels, task.real.class_names, folder / "grid.png")
+    if record.frames:
+        pictures.film(record.frames, folder / "progress.gif")
+    if record.rows:
+        pictures.course(record.frames, record.rows, folder / "progress.png")
 
 
 def _networks(config: DictConfig, distiller: Distiller) -> dict[str, Any]:
