@@ -102,13 +102,15 @@ def compose(*overrides: str, name: str = "config") -> DictConfig:
     return composed
 
 
-def load_distilled(source: Path | str, *, format: str = "auto", num_classes: int | None = None) -> Found:
+def load_distilled(
+    source: Path | str, *, format: str = "auto", num_classes: int | None = None, cache: Path | str | None = None
+) -> Found:
     """The distilled dataset at a path or URL as its files have it: images, labels, soft labels, learning rate.
 
-    `format` is one of `ddrank.data.readers.FORMATS`, where looking at the files is not enough. Raises InputError where
-    there is nothing that can be read.
+    `format` is one of `ddrank.data.readers.FORMATS`, where looking at the files is not enough. What a URL names is kept
+    in `cache` (default: store/downloads). Raises InputError where there is nothing that can be read.
     """
-    return find(source, format=format, num_classes=num_classes)
+    return find(source, format=format, num_classes=num_classes, cache=cache)
 
 
 def _of_method(method: str) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def examination(config: DictConfig) -> bool:
     from ddrank.store import Store
 
     method = config.method
-    found = look(method.data, format=method.format, soft_labels=method.soft_labels)
+    cache = Path(config.paths.store) / "downloads"
+    found = look(method.data, format=method.format, soft_labels=method.soft_labels, cache=cache)
     real = load_real(config.dataset, config.paths.data)
     machine, store = engine.start(config.engine), Store(config.paths.store)
     with Display() as display:
