@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ddrank import config as schema
 from ddrank.data.distilled import write_distilled
 from ddrank.data.readers import find
 from ddrank.data.readers.found import Found
-from ddrank.errors import InputError
+from ddrank.errors import InputError, UntrustedError
 from ddrank.launch import explained
 from ddrank.override import override
 from ddrank.result import Result
@@ -77,8 +78,8 @@ def evaluate(
 
     try:
         return run(config, folder)[0]
-    except InputError:
-        if written:
+    except InputError as error:
+        if written and not isinstance(error, UntrustedError):
             Path(written).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # there is something else in it
                 folder.rmdir()
@@ -94,11 +95,11 @@ def compose(*overrides: str, name: str = "config") -> DictConfig:
     try:
         with initialize_config_dir(str(schema.folder()), version_base="1.3"):
             composed = hydra_compose(name, overrides=list(overrides), return_hydra_config=True)
+        with open_dict(composed):
+            del composed["hydra"]
+        schema.check(composed)
     except (HydraException, MissingConfigException, OmegaConfBaseException) as error:
         raise InputError(explained(error)) from error
-    with open_dict(composed):
-        del composed["hydra"]
-    schema.check(composed)
     return composed
 
 
@@ -115,7 +116,13 @@ def load_distilled(
 
 def _of_method(method: str) -> dict[str, Any]:
     known = {path.stem for path in (schema.folder() / "method").glob("*.yaml")}
-    return {"method": method} if method in known else {"method": "custom", "method.name": method}
+    if method in known:
+        return {"method": method}
+    if (meant := re.sub(r"[^a-z0-9]", "", str(method).lower())) in known:
+        raise InputError(
+            f"method is {method!r}: write {meant!r} for the recipe of that method, or give your own another name"
+        )
+    return {"method": "custom", "method.name": method}
 
 
 def _folder(config: DictConfig) -> Path:

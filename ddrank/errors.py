@@ -8,6 +8,10 @@ class InputError(Exception):
     """
 
 
+class UntrustedError(InputError):
+    """Data that were read, but cannot be right; `method.trust` evaluates them all the same."""
+
+
 class EngineWarning(UserWarning):
     """Something about this machine makes the work slower than it could be."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from ddrank import build, doctor, engine, pictures
 from ddrank.arms import Arm, arms
 from ddrank.augment import CutMix, MixUp
-from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real, read_distilled
+from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real
+from ddrank.data.distilled import distilled_from
+from ddrank.data.readers import Found, look
 from ddrank.data.real import check_ipc
 from ddrank.distill.make import make_if_embedded
-from ddrank.errors import InputError
+from ddrank.errors import InputError, UntrustedError
 from ddrank.fit import Outcome
 from ddrank.measure import Fit, Measurer
 from ddrank.models import build as build_model
@@ -39,11 +42,14 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
     logger = build.build(config.logger, "logger")
     with Display() as display:
         if not config.dataset.embedded:
-            load_distilled(config)  # what is missing there is said before anything large is read
+            found = find_distilled(config)  # what is missing there is said before anything large is read
+            load_distilled(config, found)
         real = load_real(config.dataset, config.paths.data)
         _check_ipc(config, real)
         make_if_embedded(config, real, machine, store, display)
-        distilled = load_distilled(config)
+        distilled = load_distilled(config, find_distilled(config) if config.dataset.embedded else found, real)
+        for note in distilled.notes:
+            display.say(f"{distilled.path}: {note}")
         if distilled.others and distilled.soft_labels is not None:
             raise InputError(f"{distilled.path} holds several sets of images, but soft labels for one: keep one set")
         if distilled.soft_labels is not None and config.method.labels == "hard":
@@ -71,8 +77,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
     seconds = {"total": time.time() - started, **_spans(measurer.outcomes, started if since is None else since)}
     result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, seconds)
     result.save(folder / RESULT_FILE)
-    images = space.inverse(distilled.images).clamp(0, 1)
-    grid = pictures.grid(images, distilled.labels, real.class_names, folder / "images.png")
+    grid = pictures.grid(distilled.shown(space), distilled.labels, real.class_names, folder / "images.png")
     curves = pictures.curves(fits, folder / "curves.png")
     logger.finish(result, [grid, curves])
     return result, measurer
@@ -82,16 +87,16 @@ def _refuse_impossible(config: DictConfig, distilled: DistilledDataset, real: Re
     """Stop at data that cannot be what the configuration says they are, unless `method.trust` says otherwise."""
     if not config.method.trust and (findings := doctor.cheap(distilled, config, real)):
         found = findings[0]
-        raise InputError(
+        raise UntrustedError(
             f"{distilled.path}: {found.sentence}; `python -m ddrank.doctor` shows it, and "
             "method.trust=true evaluates it as it is"
         )
 
 
-def load_distilled(config: DictConfig) -> DistilledDataset:
-    """The distilled dataset that `method.data` names, checked against dataset and IPC."""
+def find_distilled(config: DictConfig) -> Found:
+    """What `method.data` names, as its files have it."""
     method, dataset = config.method, config.dataset
-    if "://" not in method.data and not Path(method.data).exists():
+    if "://" not in method.data and not os.path.exists(method.data):
         if method.distiller is None:
             how = "put them there, or give their place as method.data=..."
         else:
@@ -100,19 +105,27 @@ def load_distilled(config: DictConfig) -> DistilledDataset:
             f"there are no distilled data of {method.name} for {dataset.name} at ipc={config.ipc}: {method.data} does "
             f"not exist; {how}"
         )
-    distilled = read_distilled(
-        method.data,
+    cache = Path(config.paths.store) / "downloads"
+    return look(method.data, format=method.format, soft_labels=method.soft_labels, cache=cache)
+
+
+def load_distilled(config: DictConfig, found: Found, real: RealDataset | None = None) -> DistilledDataset:
+    """What was found, checked against dataset and IPC; without `real`, but for the names of its classes."""
+    method, dataset = config.method, config.dataset
+    distilled = distilled_from(
+        found,
         dataset=dataset.name,
         num_classes=dataset.num_classes,
         ipc=config.ipc,
         channels=dataset.channels,
         size=dataset.size,
         space=method.space,
-        soft_labels=method.soft_labels,
         soft_kind=method.soft_kind,
-        format=method.format,
         resize=method.resize,
-        cache=Path(config.paths.store) / "downloads",
+        classes=None if real is None else real.names,
+        trust=method.trust,
+        hard=method.labels == "hard",
+        soft_path=method.soft_labels,
     )
     if method.labels == "single" and not method.relabel and distilled.soft_labels is None:
         raise InputError(

@@ -25,6 +25,7 @@ _MEANING = {
     "rdm_any_noaug": "rdm_any without augmentation",
 }
 _REFERENCE = "a published reference, not measured"
+_OF_REAL = ("hlr", "ddrs")  # scores that real_hard is part of
 _SCORES = {
     "hlr": ("HLR", "real_hard - syn_hard, lower is better"),
     "ior": ("IOR", "syn_any - rdm_any, higher is better"),
@@ -78,7 +79,13 @@ def _markdown(result: Result) -> str:
 
 
 def _latex(result: Result) -> str:
-    rows = [" & ".join(cell.replace("_", r"\_") for cell in row[:3]) + r" \\" for row in _rows(result)]
+    rows, marked = [], False
+    for name, mean, std, _, meaning in _rows(result):
+        mark = "$^{*}$" if _REFERENCE in meaning else ""
+        marked |= bool(mark)
+        rows.append(" & ".join([name.replace("_", r"\_") + mark, mean, std]) + r" \\")
+    if marked:
+        rows.append(rf"\multicolumn{{3}}{{l}}{{\footnotesize $^{{*}}$ {_REFERENCE}}} \\")
     count = len(result.arms)
     lines = [r"\begin{tabular}{lrr}", r"\hline", r" & mean & std \\", r"\hline", *rows[:count], r"\hline"]
     return "\n".join([*lines, *rows[count:], r"\hline", r"\end{tabular}"]) + "\n"
@@ -133,7 +140,10 @@ def _score_rows(result: Result) -> list[tuple[str, str, str, str]]:
     for name, statistic in result.scores.items():
         label, meaning = _SCORES[name]
         spread = f"{statistic.std:.4f}" if statistic.n > 1 else "-"
-        rows.append((label, f"{statistic.mean:.4f}", spread, meaning.format(w=result.w, g=result.g)))
+        meaning = meaning.format(w=result.w, g=result.g)
+        if name in _OF_REAL and result.arms["real_hard"].source != "measured":
+            meaning += f"; real_hard is {_REFERENCE}"
+        rows.append((label, f"{statistic.mean:.4f}", spread, meaning))
     return rows
 
 

@@ -100,6 +100,10 @@ def test_tables():
     ({"images": "x.pt", "labels": [1]}, "labels are given beside a path"),
     ({"images": images(), "labels": [0] * 10}, "class"),
     ({"images": images(), "soft_labels": torch.zeros(10, 3)}, "soft labels"),
+    ({"images": images(), "method": "DM "}, "method is 'DM ': write 'dm' for the recipe of that method"),
+    ({"images": images(), "method": "../up"}, "method.name is '../up', expected a name that a folder can have"),
+    ({"images": "a${x}b"}, "x"),
+    ({"images": "x" * 300}, "does not exist"),
     ({"images": images(), "dataset": "digit"}, "dataset=digit is not known (did you mean digits?)"),
     ({"images": images(), "num_evals": 1}, "num_eval"),
     ({"images": images(), "train.epochs": torch}, "train.epochs is"),
@@ -138,8 +142,12 @@ def test_a_reference_accuracy_stands_in_for_real_hard_and_is_marked(command, tmp
     content = json.loads((tmp_path / "one" / "result.json").read_text())
     assert content["arms"]["real_hard"] == {"accuracy": [0.9], "lr": [None], "source": "reference"}
     assert "real_hard" not in (tmp_path / "one" / "fits.csv").read_text()
-    for style in ("text", "markdown", "html"):
+    for style in ("text", "markdown", "html", "latex"):
         assert "published reference, not measured" in result.table(style)
+    latex = result.table("latex")
+    assert r"real\_hard$^{*}$ & 0.9000 & - \\" in latex
+    assert "HLR$^{*}$ &" in latex
+    assert "IOR &" in latex
     other = ddrank.evaluate(
         images(), dataset="digits", ipc=1, **QUICK, **{"dataset.real_hard_reference": {"lenet": 0.9}}
     )
@@ -158,3 +166,10 @@ def test_a_reference_is_marked_in_rankings(tmp_path):
     assert "*: a published reference, not measured" in to_markdown(ranking)
     assert ",real_hard," in to_csv(ranking)
     assert json.loads(to_json(ranking))["groups"][0]["entries"][0]["arms"]["real_hard"]["source"] == "reference"
+
+
+def test_what_was_refused_as_impossible_stays_to_be_looked_at(tmp_path):
+    with pytest.raises(InputError, match="no value is below 0") as caught:
+        ddrank.evaluate(images().abs().clamp(0, 1), dataset="digits", ipc=1, folder="refused", **QUICK)
+    assert str(caught.value).startswith("refused/distilled.safetensors")
+    assert (tmp_path / "refused/distilled.safetensors").is_file()

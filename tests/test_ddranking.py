@@ -320,6 +320,9 @@ def test_the_weight_of_the_score_is_lrs_lambda_and_our_settings_win(place, image
     evaluator = HardLabelEvaluator(Config(settings), save_path="scores/", overrides={**QUICK, "protocol.name": "own"})
     found = evaluator.compute_metrics(image_tensor=images, lrs_lambda=1.0)
     check_label_robust(found, evaluator, weight=1.0)
+    other = HardLabelEvaluator(Config({**settings, "lrs_lambda": 0.9}), save_path="other/", overrides=QUICK)
+    check_label_robust(other.compute_metrics(image_tensor=images), other, weight=0.9)
+    check_label_robust(other.compute_metrics(image_tensor=images, lrs_lambda=0.5), other, weight=0.5)
     assert evaluator.result.protocol == "own"
     assert evaluator.save_path == Path("scores/obj_scores.csv")
 
@@ -516,6 +519,11 @@ def test_the_transforms_of_rded():
     assert (list(config.method.mean), list(config.method.std)) == (IMAGENET["mean"], IMAGENET["std"])
 
 
+def test_without_normalize_students_are_tested_on_pixels():
+    assert composed(overrides_of(custom_val_trans=tv.Compose([tv.ToTensor()]))).method.space == "pixel"
+    assert composed(overrides_of()).method.space == "normalized"
+
+
 # --- Config ---
 
 
@@ -633,6 +641,10 @@ def test_a_teacher_that_would_run_code_is_refused(place, images):
         ({"custom_train_trans": [{"name": "RandomCrop", "args": {"sise": 32}}]}, "RandomCrop the arguments sise"),
         ({"custom_train_trans": "flip"}, "custom_train_trans is 'flip', expected torchvision's"),
         ({"custom_train_trans": tv.Normalize(**IMAGENET)}, "give custom_val_trans the same Normalize"),
+        (
+            {"custom_train_trans": tv.Normalize(**CIFAR), "custom_val_trans": tv.ToTensor()},
+            "custom_train_trans normalises, but custom_val_trans does not",
+        ),
         ({"custom_train_trans": [tv.Normalize(**CIFAR)] * 2}, "custom_train_trans normalises twice"),
         ({"custom_train_trans": [tv.Normalize(**CIFAR), tv.RandomCrop(32, 4)]}, "pads after Normalize"),
         ({"custom_val_trans": [tv.Resize(40), tv.CenterCrop(32)]}, "custom_val_trans has Resize, CenterCrop, but test"),
@@ -689,3 +701,8 @@ def test_label_types_and_modes():
     assert labels_of(settings_of(soft_label_mode="M"), soft=True) == "multi"
     assert labels_of(settings_of(soft_label_mode="S"), soft=True) == "single"
     assert labels_of(settings_of(soft_label_mode="M"), soft=False) == "hard"
+
+
+def test_settings_without_names_are_one_sentence():
+    with pytest.raises(InputError, match="LabelRobustScoreHard is given settings without names"):
+        LabelRobustScoreHard(None, "CIFAR10", "data")

@@ -76,6 +76,17 @@ def test_a_file_is_what_torchvision_makes_of_it_bit_by_bit(tmp_path, mode, store
     assert torch.equal(grey, torch.from_numpy(np.asarray(wanted).copy())[None])
 
 
+def test_what_does_not_fit_eight_bits_or_would_start_a_program_is_refused(tmp_path):
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(tmp_path / "deep.png")
+    (tmp_path / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    assert Image.open(tmp_path / "script.jpg").format == "EPS"  # what Pillow would hand to Ghostscript
+    files = Files(tmp_path, Names(["deep.png", "script.jpg"]), Format(8, 8), tmp_path / "sums")
+    with pytest.raises(InputError, match="its pixels are of mode I;16, not of 8 bits a channel"):
+        files[0]
+    with pytest.raises(InputError, match=r"script\.jpg cannot be read as an image"):
+        files[1]
+
+
 def test_names_of_any_kind_come_back():
     names = ["a/b.JPEG", "ü/ß 7.png", "", "\udcff.jpg", "z" * 300]
     packed = Names(names)

@@ -210,6 +210,13 @@ def test_the_fingerprint_follows_the_files_contents(loaded, tmp_path):
     assert fingerprint() == first  # the content counts
     write_images(path.parent, 6, seed=99)
     assert fingerprint() != first
+    Image.new("RGB", (20, 16)).save(path.with_suffix(".bmp"))
+    before = path.with_suffix(".bmp").stat()
+    black = fingerprint()
+    Image.new("RGB", (20, 16), "white").save(path.with_suffix(".bmp"))  # as long as before
+    os.utime(path.with_suffix(".bmp"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.with_suffix(".bmp").stat().st_size == before.st_size
+    assert fingerprint() != black
     part = torch.tensor([3, 1])
     now = load_imagefolder(tmp_path, str(folder), 16, decode_gib=0)[0]
     assert now[part].fingerprint != now[part.flip(0)].fingerprint

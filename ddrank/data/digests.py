@@ -25,8 +25,9 @@ def of_files(folder: str, names: Sequence[str], cache: Path) -> np.ndarray:
     """sha256 of the contents of the files `names` below `folder`, uint8 (N, 32).
 
     Reading a large dataset takes minutes to hours, so that digests are kept in `cache`, with a signature of each file:
-    its name, size and time of last change. A file is read again where its signature is new. Where `cache` cannot be
-    written, nothing is kept. Raises InputError for a file that cannot be read.
+    its name, size and times of last change (of its content, which programs may set as they like, and of itself, which
+    none can). A file is read again where its signature is new. Where `cache` cannot be written, nothing is kept.
+    Raises InputError for a file that cannot be read.
     """
     signatures = np.empty((len(names), 16), np.uint8)
     for start in range(0, len(names), _PART):
@@ -66,7 +67,7 @@ def _signature(folder: str, name: str) -> np.ndarray:
         status = os.stat(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    text = os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
+    text = os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}".encode()
     return np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), np.uint8)
 
 

@@ -20,6 +20,8 @@ from ddrank.crew import cores
 from ddrank.data import digests
 from ddrank.errors import InputError
 
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # none that starts another program
+EIGHT_BIT = ("1", "L", "LA", "RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
 _FEW = 16  # files that one thread reads
 _CHUNK_BYTES = 1 << 26
 
@@ -52,10 +54,12 @@ class Format:
     def read(self, path: str) -> np.ndarray:
         """The pixels of one file, uint8 (C, H, W): those of torchvision's Resize and CenterCrop on the PIL image.
 
-        Raises InputError where the file is missing, broken or no image.
+        Raises InputError where the file is missing, broken, no image, or of more than 8 bits a channel.
         """
         try:
-            with Image.open(path) as file:
+            with Image.open(path, formats=FORMATS) as file:
+                if file.mode not in EIGHT_BIT:
+                    raise ValueError(f"its pixels are of mode {file.mode}, not of 8 bits a channel")
                 image = self._square(file.convert("RGB" if self.channels == 3 else "L"))
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist any more: put it back, or start anew without it") from error

@@ -95,5 +95,6 @@ def _key(files: Files) -> str:
             status = os.stat(path)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}): put it back, or start anew") from error
-        digest.update(os.fsencode(files.names[number]) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        signature = f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
+        digest.update(os.fsencode(files.names[number]) + signature.encode())
     return digest.hexdigest()[:16]

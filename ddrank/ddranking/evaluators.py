@@ -32,8 +32,10 @@ class Evaluator:
     FROM_CONFIG: ClassVar[Mapping[str, Any]] = {"data_aug_func": None}  # defaults where a Config leaves something out
 
     def __init__(
-        self, config: Config | None = None, *, overrides: Mapping[str, Any] | None = None, **settings: Any
+        self, config: Config | None = None, *places: Any, overrides: Mapping[str, Any] | None = None, **settings: Any
     ) -> None:
+        if places:
+            raise InputError(f"{self._name} is given settings without names: write {self._name}(dataset=..., ipc=...)")
         if not isinstance(config, Config | None):
             raise InputError(f"{self._name} is given {config!r}, expected a Config and settings by keyword")
         defaults = dict(self.DEFAULTS) if config is None else {**self.DEFAULTS, **self.FROM_CONFIG}
@@ -104,7 +106,7 @@ class LabelRobustScoreHard(Evaluator):
         image_path: str | Path | None = None,
         hard_labels: Any = None,
         syn_lr: Any = None,
-        lrs_lambda: float = 0.5,
+        lrs_lambda: float | None = None,
     ) -> dict[str, float]:
         """Means and standard deviations over `num_eval` runs: HLR and IOR in percent, LRS in [0, 1].
 
@@ -143,7 +145,7 @@ class LabelRobustScoreSoft(LabelRobustScoreHard):
         image_path: str | Path | None = None,
         soft_labels: Any = None,
         syn_lr: Any = None,
-        lrs_lambda: float = 0.5,
+        lrs_lambda: float | None = None,
     ) -> dict[str, float]:
         """As `LabelRobustScoreHard.compute_metrics`, with `soft_labels` (images, classes), logits, in mode S."""
         return self._label_robust(image_tensor, image_path, None, soft_labels, syn_lr, lrs_lambda)
@@ -172,7 +174,7 @@ class AugmentationRobustScore(Evaluator):
         image_path: str | Path | None = None,
         soft_labels: Any = None,
         syn_lr: Any = None,
-        ars_lambda: float = 0.5,
+        ars_lambda: float | None = None,
     ) -> dict[str, float]:
         """Means and standard deviations over `num_eval` runs: both gains in percent, ARS in [0, 1]."""
         weight = _weight("score.g", "ars_lambda", ars_lambda, self.settings)
@@ -240,9 +242,9 @@ def _difference(first: list[float], second: list[float]) -> list[float]:
 
 
 def _weight(ours: str, name: str, weight: Any, settings: Mapping[str, Any]) -> dict[str, float]:
-    """The score's weight: the argument's, unless that is the default and the settings hold another."""
-    found = checked({name: weight}, {}, "compute_metrics")[name]
-    return {ours: settings.get(name, found) if found == 0.5 else found}
+    """The score's weight: the argument's, else the settings', else a half."""
+    given = settings.get(name, 0.5) if weight is None else weight
+    return {ours: checked({name: given}, {}, "compute_metrics")[name]}
 
 
 def _say(notes: list[str]) -> None:

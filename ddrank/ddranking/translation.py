@@ -169,6 +169,13 @@ def _space(settings: Mapping[str, Any], training: Transforms, testing: Transform
     """The space of the images, and its constants where they are not the dataset's own."""
     if settings.get("use_zca", False):
         return {"method.space": "zca"}
+    if settings.get("custom_val_trans") is not None and testing.mean is None:
+        if training.mean is not None:
+            raise InputError(
+                "custom_train_trans normalises, but custom_val_trans does not, so that students are tested on images "
+                "of another space: give custom_val_trans the same Normalize"
+            )
+        return {"method.space": "pixel"}
     default = CIFAR if settings["dataset"].startswith("CIFAR") else IMAGENET
     at_test = default if testing.mean is None else (testing.mean, testing.std)
     at_training = at_test if training.mean is None else (training.mean, training.std)

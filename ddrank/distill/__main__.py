@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def _is_setting(argument: str) -> bool:
 
 
 def _is_place(argument: str) -> bool:
-    return "://" in argument.partition("=")[0] or argument.startswith(("/", "./", "../")) or Path(argument).exists()
+    return "://" in argument.partition("=")[0] or argument.startswith(("/", "./", "../")) or os.path.exists(argument)
 
 
 if __name__ == "__main__":

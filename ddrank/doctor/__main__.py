@@ -6,6 +6,7 @@ configuration stands.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def overrides(arguments: list[str]) -> list[str]:
     if not arguments or arguments[0].startswith("-"):
         return arguments
     first, *others = arguments
-    if _OVERRIDE.match(first) and not Path(first).exists():
+    if _OVERRIDE.match(first) and not os.path.exists(first):
         return arguments
     return [f"method.data={quoted(first)}", *others]
 
