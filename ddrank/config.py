@@ -325,6 +325,10 @@ def check(config: DictConfig) -> None:
         raise InputError(
             "protocol.best_checkpoint=true picks the epoch on the test set: it goes with protocol.select_on=test only"
         )
+    for key in ("method.name", "dataset.name"):  # folders are called so
+        name = OmegaConf.select(config, key)
+        if not name.strip(".") or set(name) & set("/\\\0\n"):
+            raise InputError(f"{key} is {name!r}, expected a name that a folder can have, without slashes")
     _check_labels(config)
 
 
