@@ -42,6 +42,13 @@ def write_with(path: Path | str, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def sweep(path: Path | str) -> None:
+    """Remove what writers of `path` that were killed have left beside it; only where nobody writes it now."""
+    path = Path(path)
+    for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+        left.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

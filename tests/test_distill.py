@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from functools import partial
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_one_step_of_dm_is_the_per_class_loop():
     images = one.real.draw(2, torch.Generator().manual_seed(5), one.samples).images.clone().requires_grad_()
     real = one.real.draw(4, torch.Generator().manual_seed(6), one.samples).images
     network = one.network("convnet").requires_grad_(False)
-    batched = dm_loss(network, real, [4, 4, 4], images, task(seed=3), dsa)
+    batched = dm_loss(partial(embed, network), real, [4, 4, 4], images, task(seed=3), dsa)
     (gradient,) = torch.autograd.grad(batched, images)
 
     from ddrank.augment.dsa import apply_dsa

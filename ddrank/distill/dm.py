@@ -6,8 +6,11 @@ real images of their class (equation 4 and algorithm 1). All classes go through 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddrank.augment import DSA
 from ddrank.augment.dsa import apply_dsa
@@ -16,6 +19,7 @@ from ddrank.distill.settings import check_positive, one_of
 from ddrank.models import embed
 
 INITS = ("real", "noise")
+_TOGETHER = 256  # images in one pass: more would leave a core's cache, and take memory
 
 
 class DM(Iterative):
@@ -52,19 +56,30 @@ class DM(Iterative):
 
 
 class _Matching(Distillation):
+    """All networks are one module that takes over the weights of new ones, so that one compilation serves them all."""
+
     def __init__(self, dm: DM, task: Task):
         images = initial(task, dm.init).requires_grad_()
         super().__init__({"images": images}, [torch.optim.SGD([images], dm.lr, momentum=dm.momentum)])
         self._dm, self._task = dm, task
         self._members = [task.members(label) for label in range(task.real.num_classes)]
         self._dsa = DSA(mirror=dm.mirror) if dm.augment else None
+        with torch.random.fork_rng(devices=[]):
+            self._network = task.network(dm.model).to(task.device).train().requires_grad_(False)
+        whole = any(isinstance(module, _BatchNorm) for module in self._network.modules())
+        self._most = len(task.samples) if whole else _TOGETHER  # a batch's statistics need the batch as a whole
+        self._embedding = task.engine.forward(_Embedding(self._network))
+        real = sum(min(len(members), dm.real_batch) for members in self._members)
+        for count in (real, len(images)):
+            size = min(count, self._most)
+            self._embedding.expect((size, *images.shape[1:]), dm.iterations * (count // size), training=True)
 
     def step(self, iteration: int) -> dict[str, Tensor | float]:
         task, (optimizer,) = self._task, self.optimizers
         drawn = [self._draw(members) for members in self._members]
         real = task.samples.floats(torch.cat(drawn)).to(task.device)
-        network = task.network(self._dm.model).to(task.device).train().requires_grad_(False)
-        loss = dm_loss(network, real, [len(part) for part in drawn], self.tensors["images"], task, self._dsa)
+        self._network.load_state_dict(task.network(self._dm.model).state_dict())
+        loss = dm_loss(self._embed, real, [len(part) for part in drawn], self.tensors["images"], task, self._dsa)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -73,19 +88,42 @@ class _Matching(Distillation):
     def _draw(self, members: Tensor) -> Tensor:
         return members[torch.randperm(len(members), generator=self._task.generator)[: self._dm.real_batch]]
 
+    def _embed(self, images: Tensor) -> Tensor:
+        with torch.autocast(self._task.device, torch.bfloat16, enabled=self._task.engine.precision == "bf16-mixed"):
+            return torch.cat([self._embedding(part) for part in images.split(self._most)]).float()
 
-def dm_loss(network: nn.Module, real: Tensor, sizes: list[int], images: Tensor, task: Task, dsa: DSA | None) -> Tensor:
-    """The loss of one step; see `matching_loss`. Real images are class-major, `sizes` of each class."""
+
+class _Embedding(nn.Module):
+    """A network up to its embedding, (N, C, H, W) to (N, D)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return embed(self.network, images)
+
+
+def dm_loss(
+    embedding: Callable[[Tensor], Tensor],
+    real: Tensor,
+    sizes: list[int],
+    images: Tensor,
+    task: Task,
+    dsa: DSA | None,
+) -> Tensor:
+    """The loss of one step; see `matching_loss`. Real images are class-major, `sizes` of each class; `embedding` maps
+    (N, C, H, W) to (N, D)."""
     count = len(sizes)
     real_of = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes))
     if dsa is not None:
         shared = dsa.draw_shared(real.shape[-2:], groups=count, generator=task.generator)
         real, images = apply_dsa(real, shared[real_of]), apply_dsa(images, shared[task.labels])
     with torch.no_grad():
-        real_features = embed(network, real)
+        real_features = embedding(real)
     return matching_loss(
         class_means(real_features, real_of.to(real.device), count),
-        class_means(embed(network, images), task.labels.to(images.device), count),
+        class_means(embedding(images), task.labels.to(images.device), count),
     )
 
 

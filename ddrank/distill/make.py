@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 from torch import nn
 
-from ddrank import build, pictures
+from ddrank import atomic, build, pictures
 from ddrank.config import Job as JobSettings
 from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space, fit_space, write_distilled
@@ -105,7 +106,9 @@ def distill(
             lr=made.lr,
         )
         _draw(made, record, task, folder)
-        checkpoint.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            checkpoint.unlink()
+            atomic.sweep(checkpoint)
     return path, True
 
 
@@ -177,6 +180,7 @@ def _circumstances(config: DictConfig, engine: Engine) -> dict[str, Any]:
     """What a file also remembers: the versions, and the configuration but for what has no part in its images."""
     aside = ("job", "logger", "num_eval", "overwrite", "paths", "score")
     settings = {name: value for name, value in build.plain(config).items() if name not in aside}
+    settings["method"] = {name: value for name, value in settings["method"].items() if name != "data"}
     return {"environment": engine.environment(), "config": settings}
 
 
