@@ -15,6 +15,7 @@ from ddrank.data import DistilledDataset, RealDataset, Samples, Space
 from ddrank.student import Training, derived_seed
 from ddrank.teacher import Teachers
 
+LABELLED_AT_ONCE = 500  # images, normalised for it
 NO_AUG: dict[str, Any] = {}
 CROSS_ENTROPY = {"_target_": "ddrank.criteria.CrossEntropy"}
 
@@ -67,21 +68,25 @@ def arms(
     )
 
     def hard(seed: int) -> Samples:
-        return Samples(distilled.set_for(seed), distilled.labels)
+        return distilled.samples(seed)
 
     @lru_cache(maxsize=8)
     def own(seed: int) -> Samples:
         if labels != "single":
             return hard(seed)
-        images = distilled.set_for(seed)
-        return replace(hard(seed), soft=teachers.label(images) if method.relabel else distilled.soft_labels)
+        samples = hard(seed)
+        return replace(samples, soft=labelled(samples) if method.relabel else distilled.soft_labels)
+
+    def labelled(samples: Samples) -> torch.Tensor:
+        starts = range(0, len(samples), LABELLED_AT_ONCE)
+        return torch.cat([teachers.label(samples.floats(slice(at, at + LABELLED_AT_ONCE))) for at in starts])
 
     # A draw and its labels serve all learning rates of a seed, with and without augmentation.
     @lru_cache(maxsize=8)
     def drawn(seed: int) -> Samples:
         generator = torch.Generator().manual_seed(derived_seed(seed, "random images"))
         images = space.samples(real.draw(config.ipc, generator, pool))
-        return replace(images, soft=teachers.label(images.floats())) if labels == "single" else images
+        return replace(images, soft=labelled(images)) if labels == "single" else images
 
     @lru_cache(maxsize=1)
     def everything() -> Samples:

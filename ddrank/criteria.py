@@ -2,7 +2,8 @@
 
 Every criterion is called as `criterion(logits, target, label)` and returns a scalar: `logits` (N, C) of the student,
 `target` (N, C) the logits of a soft label or None, `label` (N,) int64 class indices or None. `needs` says which of the
-two a criterion reads: "label", "soft" or both.
+two a criterion reads: "label", "soft" or both; `softmax_of_target` whether it makes probabilities of the target, or
+takes its numbers as they are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class CrossEntropy(nn.Module):
     """
 
     needs = ("label",)
+    softmax_of_target = False
 
     def forward(self, logits: Tensor, target: Tensor | None, label: Tensor | None) -> Tensor:
         return F.cross_entropy(logits, _given(label, self, "class indices"))
@@ -31,6 +33,7 @@ class SoftCrossEntropy(nn.Module):
     """Soft cross entropy with the softened target: see `soft_cross_entropy`. `label` is not looked at."""
 
     needs = ("soft",)
+    softmax_of_target = True
 
     def __init__(self, temperature: float = 1.0, scale_loss: bool = False):
         super().__init__()
@@ -44,6 +47,7 @@ class KL(nn.Module):
     """Kullback-Leibler divergence of the student from the softened target: see `kl`. `label` is not looked at."""
 
     needs = ("soft",)
+    softmax_of_target = True
 
     def __init__(self, temperature: float = 1.0, scale_loss: bool = False):
         super().__init__()
@@ -57,6 +61,7 @@ class MSEGT(nn.Module):
     """Squared error of the logits plus cross entropy with the true class: see `mse_gt`."""
 
     needs = ("soft", "label")
+    softmax_of_target = False
 
     def __init__(self, mse_weight: float = 1.0, ce_weight: float = 0.025):
         super().__init__()

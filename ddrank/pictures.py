@@ -27,7 +27,8 @@ STYLES = {
 
 
 def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path) -> Path:
-    """Draw `pixels` (N, C, H, W) in [0, 1] as a PNG at `path`: a row for each class; of one image a class, rows of ten.
+    """Draw `pixels` (N, C, H, W), uint8 or in [0, 1], as a PNG at `path`: a row for each class; of one image a class,
+    rows of ten.
 
     At most 20 classes and 10 images of each are shown (100 classes of one image); the title says how many there are.
     """
@@ -48,7 +49,8 @@ def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path)
         for axis in cells:
             axis.set_axis_off()
         for index, axis in zip(row, cells, strict=False):
-            image = pixels[index].permute(1, 2, 0).numpy()
+            image = pixels[index].permute(1, 2, 0)
+            image = (image / 255 if image.dtype == torch.uint8 else image).numpy()
             axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
             if single:
                 axis.set_title(_short(class_names[int(labels[index])]), fontsize=6, pad=2)

@@ -132,8 +132,12 @@ def npz(folder: Path) -> Path:
 
 
 def encoded(label: int, number: int) -> bytes:
+    return encoded_as_png(np.array(picture(label, number)))
+
+
+def encoded_as_png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    picture(label, number).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -67,7 +67,7 @@ CASES = [
     (("model=convnet", "model.depth=5"), "smallest size that works"),
     (("model=torchvision", "model.arch=resnet19"), "resnet1"),
     (("model=timm",), "model.arch has no value"),
-    (("method=dc", "dataset=digits"), "there are no distilled data of dc for digits at ipc=1"),
+    (("method=dwa", "dataset=digits"), "there are no distilled data of dwa for digits at ipc=1"),
     (("method=sre2l", "dataset=cifar10"), "sre2l for cifar10 at ipc=1"),
     (("method=custom",), "method.data has no value"),
     (("method.soft_labels=labels.pt",), "method.labels=hard does not use it"),
@@ -103,7 +103,7 @@ own = ("method=custom", "method.data=own")
         (torch.zeros(10, 3, 8, 8), {}, (), "shape (10, 3, 8, 8), expected (10, 1, 8, 8)"),
         (torch.zeros(10, 1, 28, 28), {}, (), "expected (10, 1, 8, 8)"),
         (torch.zeros(10, 8, 8), {}, (), "expected (10, 1, 8, 8)"),
-        (torch.zeros(10, 1, 8, 8, dtype=torch.uint8), {}, (), "floating point"),
+        (torch.zeros(10, 1, 8, 8, dtype=torch.int16), {}, (), "floating point"),
         (torch.full((10, 1, 8, 8), float("nan")), {}, (), "NaN or infinite values in 10 of 10 images"),
         (None, {"labels": torch.arange(10) + 1}, (), "run from 1 to 10, expected class indices from 0 to 9"),
         (None, {"labels": torch.zeros(10)}, (), "give class 0 10 images"),
@@ -213,7 +213,7 @@ def test_data_of_another_seed_are_evaluated_as_they_are(command):
 
 
 def test_distillers_that_are_not_there(command):
-    assert "has no distiller" in command("distill", "method=mtt").sentence()
+    assert "has no distiller" in command("distill", "method=dwa").sentence()
 
 
 def test_missing_cifar_says_which_file_to_put_where(command, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ddrank import __version__
-from ddrank.data import read_distilled, write_distilled
+from ddrank.data import Space, read_distilled, write_distilled
 from ddrank.data.distilled import read_metadata
 from ddrank.errors import InputError
 
@@ -37,7 +37,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def soft() -> torch.Tensor:
-    return torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    return torch.randn(6, 3, generator=torch.Generator().manual_seed(1)) + 5 * torch.eye(3)[LABELS]
 
 
 def refused(path: Path | str, *, names: Path | str | None = None, **options) -> str:
@@ -171,8 +171,8 @@ def test_missing_files_and_unknown_kinds(tmp_path, images):
     assert "do not exist: give a file or folder that does as method.data" in refused(tmp_path / "nowhere")
     assert "holds neither distilled.safetensors nor images.pt, nor another known layout" in refused(tmp_path)
     path = write_distilled(tmp_path, images, LABELS, metadata={})
-    (tmp_path / "images.npy").write_bytes(path.read_bytes())
-    assert "is not of a known kind: expected distilled.safetensors or images.pt" in refused(tmp_path / "images.npy")
+    (tmp_path / "images.tar").write_bytes(path.read_bytes())
+    assert "is not of a known kind: expected distilled.safetensors or images.pt" in refused(tmp_path / "images.tar")
     absent = tmp_path / "soft.pt"
     assert "does not exist: give a file that holds one tensor" in refused(path, soft_labels=absent, names=absent)
 
@@ -192,7 +192,7 @@ def test_images_of_another_shape(tmp_path, shape, problem):
     assert problem in refused(tmp_path, names=tmp_path / "images.pt")
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64, torch.bool, torch.complex64])
 def test_images_that_are_not_floating_point(tmp_path, dtype):
     torch.save(torch.ones(6, 1, 4, 4).to(dtype), tmp_path / "images.pt")
     sentence = refused(tmp_path / "images.pt")
@@ -265,7 +265,7 @@ def test_a_file_without_images(tmp_path, images):
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        ({"images": torch.zeros(6, 1, 4, 4)}, "dict"),
+        ({"pictures": torch.zeros(6, 1, 4, 4)}, "dict"),
         ([torch.zeros(2)] * 3, "list"),
         ("images", "str"),
         (None, "NoneType"),
@@ -373,3 +373,105 @@ def test_a_changed_byte_is_refused_or_read_and_nothing_else_happens(tmp_path, ma
         except InputError as error:
             sentence = str(error)
         assert sentence is None or (str(path) in sentence and "\n" not in sentence)
+
+
+# --- labels that are written otherwise ---
+
+
+MIXED = torch.tensor([2, 0, 1, 1, 0, 2])
+IN_ORDER = [1, 4, 2, 3, 0, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8, torch.bool])
+def test_one_hot_rows_are_class_indices(tmp_path, images, dtype):
+    torch.save(images, tmp_path / "images.pt")
+    torch.save(torch.eye(3)[MIXED].to(dtype), tmp_path / "labels.pt")
+    read = read_distilled(tmp_path, **FITS, hard=True)
+    assert torch.equal(read.labels, LABELS)
+    assert torch.equal(read.images, images[IN_ORDER])
+    assert read.soft_labels is None
+    read = read_distilled(tmp_path, **FITS)  # for a method with soft labels, they are also what they are
+    assert torch.equal(read.labels, LABELS)
+    assert torch.equal(read.images, images[IN_ORDER])
+    assert torch.equal(read.soft_labels, torch.eye(3)[LABELS])
+
+
+def test_soft_labels_tell_the_order_of_the_images(tmp_path, images):
+    torch.save(images, tmp_path / "images.pt")
+    logits = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)) + 2 * torch.eye(3)[MIXED]
+    torch.save(logits, tmp_path / "labels.pt")
+    read = read_distilled(tmp_path, **FITS)
+    assert torch.equal(read.labels, LABELS)
+    assert torch.equal(read.images, images[IN_ORDER])
+    assert torch.equal(read.soft_labels, logits[IN_ORDER])
+    (note,) = read.notes
+    assert "not class by class" in note
+
+
+@pytest.mark.parametrize("top", [[0, 1, 1, 1, 2, 2], [1, 1, 2, 2, 0, 1], [0, 0, 1, 1, 2, 2]])
+def test_soft_labels_that_tell_no_order_leave_the_images_class_by_class(tmp_path, images, top):
+    torch.save(images, tmp_path / "images.pt")
+    torch.save(torch.eye(3)[top] + torch.arange(3) / 10, tmp_path / "labels.pt")
+    read = read_distilled(tmp_path, **FITS)
+    assert torch.equal(read.images, images)
+    assert torch.equal(read.labels, LABELS)
+    assert read.notes == ()
+
+
+def test_class_indices_count_more_than_soft_labels(tmp_path, images):
+    path = write_distilled(tmp_path, images, LABELS, metadata={}, soft_labels=torch.eye(3)[MIXED])
+    read = read_distilled(path, **FITS)
+    assert torch.equal(read.images, images)
+    assert torch.equal(read.soft_labels, torch.eye(3)[MIXED])
+
+
+# --- what a file says of its space ---
+
+
+def test_images_that_were_normalised_with_other_constants(tmp_path, images):
+    theirs, ours = ((0.5,), (0.25,)), ((0.3,), (0.4,))
+    said = METADATA | {"mean": list(theirs[0]), "std": list(theirs[1])}
+    read = read_distilled(write_distilled(tmp_path, images, LABELS, metadata=said), **FITS)
+    placed = read.placed(Space("normalized", *ours))
+    torch.testing.assert_close(placed.images, (images * 0.25 + 0.5 - 0.3) / 0.4)
+    assert placed.placed(Space("normalized", *ours)) is placed
+    assert torch.equal(read.placed(Space("normalized", *theirs)).images, images)
+    plain = read_distilled(write_distilled(tmp_path / "plain", images, LABELS, metadata=METADATA), **FITS)
+    assert torch.equal(plain.placed(Space("normalized", *ours)).images, images)  # none are said: the method's
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mean": [0.5]},
+        {"mean": [0.5], "std": [0.0]},
+        {"mean": [0.5], "std": 0.2},
+        {"mean": ["a"], "std": [0.2]},
+        {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+        {"mean": [0.5], "std": [float("nan")]},
+        {"mean": [True], "std": [1.0]},
+    ],
+)
+def test_constants_that_mean_nothing(tmp_path, images, said):
+    path = write_distilled(tmp_path, images, LABELS, metadata=METADATA | said)
+    assert refused(path).endswith("make the file again")
+
+
+def test_a_file_in_another_space_than_was_asked_for_says_so(tmp_path, images):
+    path = write_distilled(tmp_path, images, LABELS, metadata=METADATA | {"space": "zca"})
+    assert read_distilled(path, **FITS).notes == (
+        "the file says that its images are in zca space, which is taken, not method.space=normalized",
+    )
+    assert read_distilled(path, **FITS, space="zca").notes == ()
+
+
+def test_whitened_images_are_not_resized(tmp_path):
+    torch.save(torch.randn(6, 1, 8, 8), tmp_path / "images.pt")
+    assert read_distilled(tmp_path, **FITS, resize=True).images.shape == (6, 1, 4, 4)
+    sentence = refused(tmp_path, names=tmp_path / "images.pt", resize=True, space="zca")
+    assert "holds whitened images of 8 x 8 pixels" in sentence
+    assert "cannot be resized" in sentence
+    torch.save(torch.randn(6, 1, 4, 4), tmp_path / "images.pt")
+    assert read_distilled(tmp_path, **FITS, resize=True, space="zca").space == "zca"
+    torch.save(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), tmp_path / "images.pt")  # pixels are whitened afterwards
+    assert read_distilled(tmp_path, **FITS, resize=True, space="zca").images.shape == (6, 1, 4, 4)

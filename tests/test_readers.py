@@ -210,7 +210,8 @@ def test_modes_of_images(tmp_path, mode):
     expected = pixels(*found.files)
     assert torch.equal(found.images, expected[:, :1] if grey else expected)
     read = read_distilled(tmp_path, **FITS)  # grey images for a dataset in colour
-    assert torch.equal(read.images, expected / 255)
+    assert torch.equal(read.images, expected)
+    assert torch.equal(read.shown(Space("pixel")), expected)
 
 
 def test_grey_images_saved_in_colour_fit_a_grey_dataset(tmp_path):
@@ -218,7 +219,7 @@ def test_grey_images_saved_in_colour_fit_a_grey_dataset(tmp_path):
     for file in tmp_path.rglob("*.png"):
         Image.open(file).convert("RGB").save(file)
     read = read_distilled(tmp_path, **FITS | {"channels": 1})
-    assert torch.equal(read.images, pixels(*find(tmp_path).files)[:, :1] / 255)
+    assert torch.equal(read.images, pixels(*find(tmp_path).files)[:, :1])
     layouts.imagefolder(tmp_path)
     with pytest.raises(InputError, match=r"shape \(6, 3, 8, 8\), expected \(6, 1, 8, 8\)"):
         read_distilled(tmp_path, **FITS | {"channels": 1})
@@ -276,6 +277,101 @@ def test_tables_of_numbers_and_names(tmp_path):
     found = find(tmp_path / "train.parquet")
     assert found.space is None
     assert torch.equal(found.images, floats(3))
+
+
+@pytest.mark.parametrize("order", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_arrays_of_floats_in_either_order(tmp_path, kind, order):
+    array = floats().numpy() if order == "NCHW" else floats().permute(0, 2, 3, 1).contiguous().numpy()
+    if kind == "npz":
+        np.savez(tmp_path / "set.npz", images=array, labels=LABELS.numpy())
+    else:
+        np.save(tmp_path / "images.npy", array)
+        np.save(tmp_path / "labels.npy", LABELS.numpy())
+    found = find(tmp_path)
+    assert (found.format, found.space) == ("npz", None)
+    assert torch.equal(found.images, floats())
+    assert torch.equal(found.labels, LABELS)
+
+
+def test_arrays_beside_each_other(tmp_path, memory):
+    np.save(tmp_path / "images.npy", np.stack([np.array(picture(label, 0)) for label in range(CLASSES)]))
+    np.save(tmp_path / "labels.npy", soft(CLASSES).numpy())
+    np.save(tmp_path / "lr.npy", 0.02)
+    upload(memory, tmp_path, "/there")
+    for place in (tmp_path, tmp_path / "images.npy", "memory://there/images.npy", "memory://there"):
+        found = find(place, cache=tmp_path / "cache")
+        assert (found.format, found.space, found.images.shape) == ("npz", "pixels", (3, 3, 8, 8))
+        assert torch.equal(found.images[1], pil_to_tensor(picture(1, 0)))
+        assert torch.equal(found.soft_labels.sort(0).values, soft(CLASSES).sort(0).values)
+        assert found.lr == pytest.approx(0.02)
+        assert [file.name for file in found.files] == ["images.npy", "labels.npy", "lr.npy"]
+    np.savez(tmp_path / "several.npz", a=np.zeros(3), b=np.zeros(3))
+    (tmp_path / "several.npz").rename(tmp_path / "labels.npy")
+    with pytest.raises(InputError, match=r"labels\.npy holds several arrays, expected one"):
+        find(tmp_path / "images.npy")
+    np.save(tmp_path / "labels.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"labels\.npy is truncated, or holds more than plain arrays"):
+        find(tmp_path / "images.npy")
+
+
+@pytest.mark.parametrize("order", ["NHWC", "NCHW"])
+def test_tensors_of_pixels_in_either_order(tmp_path, order):
+    expected = torch.stack([pil_to_tensor(picture(label, 0)) for label in range(CLASSES)])
+    torch.save(expected if order == "NCHW" else expected.permute(0, 2, 3, 1).contiguous(), tmp_path / "images.pt")
+    found = find(tmp_path)
+    assert (found.format, found.space) == ("ddranking", "pixels")
+    assert torch.equal(found.images, expected)
+
+
+@pytest.mark.parametrize("name", ["images.pt", "set.pt"])
+@pytest.mark.parametrize(
+    ("content", "labels", "soft_labels", "lr"),
+    [
+        ({"images": floats(), "labels": LABELS}, LABELS, None, None),
+        ({"x": floats(), "y": LABELS, "lr": 0.5, "epoch": 3}, LABELS, None, 0.5),
+        ({"images": floats(), "labels": LABELS, "soft_labels": soft(), "lr": torch.tensor(0.5)}, LABELS, soft(), 0.5),
+        ({"data": floats(), "labels": soft()}, None, soft(), None),
+        ((floats(), LABELS), LABELS, None, None),
+        ([floats(), soft()], None, soft(), None),
+    ],
+)
+def test_all_in_one_file_of_torch(tmp_path, name, content, labels, soft_labels, lr):
+    torch.save(content, tmp_path / name)
+    found = look(tmp_path / name)
+    assert (found.format, found.space, found.lr) == ("ddranking", None, lr)
+    assert torch.equal(found.images, floats())
+    for there, expected in ((found.labels, labels), (found.soft_labels, soft_labels)):
+        assert (there is None) == (expected is None)
+        assert expected is None or torch.equal(there, expected)
+    torch.save(LABELS.flip(0), tmp_path / "labels.pt")  # of other images: the file has its own
+    assert labels is None or torch.equal(look(tmp_path / name).labels, labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"images": floats(), "x": floats()}, "holds both images and x: keep one"),
+        ({"images": floats(), "labels": soft(), "soft_labels": soft()}, "soft labels twice"),
+        ({"images": floats(), "labels": [0, 1]}, "holds a list, expected one tensor"),
+        ((floats(), LABELS, LABELS), "holds a tuple, expected one tensor"),
+    ],
+)
+def test_one_file_that_contradicts_itself(tmp_path, content, words):
+    torch.save(content, tmp_path / "set.pt")
+    with pytest.raises(InputError, match=words):
+        find(tmp_path / "set.pt")
+
+
+def test_class_indices_in_a_table_may_be_floats(tmp_path):
+    columns = {"pixel_values": floats(3).tolist(), "label": [2.0, 0.0, 1.0]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    found = find(tmp_path / "train.parquet")
+    assert torch.equal(found.images, floats(3)[[1, 2, 0]])
+    for odd in (0.5, float("nan"), float("inf"), None):
+        parquet.write_table(pyarrow.table(columns | {"label": [2.0, odd, 1.0]}), tmp_path / "train.parquet")
+        with pytest.raises(InputError, match="expected class indices"):
+            find(tmp_path / "train.parquet")
 
 
 # --- what all share ---
@@ -355,14 +451,20 @@ def test_pixels_are_brought_into_the_space_of_training_once(tmp_path):
     layouts.sre2l(tmp_path)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     read = read_distilled(tmp_path, **FITS)
-    assert (read.pixels, read.space, read.images.dtype) == (True, "normalized", torch.float32)
+    assert (read.pixels, read.space, read.images.dtype) == (True, "normalized", torch.uint8)
     placed = read.placed(Space("normalized", mean, std))
-    torch.testing.assert_close(placed.images, Normalize(mean, std)(pixels(*find(tmp_path).files) / 255))
+    normalised = Normalize(mean, std)(pixels(*find(tmp_path).files) / 255)
+    assert torch.equal(placed.samples(0).floats(), normalised)
+    assert torch.equal(placed.samples(0).batch(torch.tensor([4, 1]))["image"], normalised[[4, 1]])
+    assert placed.images.dtype == torch.uint8  # until they are drawn
     assert not placed.pixels
     assert placed.placed(Space("normalized", mean, std)) is placed
     same = read.placed(Space("pixel"))
-    assert torch.equal(same.images, read.images)
+    assert torch.equal(same.samples(0).floats(), read.images / 255)
     assert same.space == "pixel"
+    mu, matrix = torch.full((192,), 0.5), torch.eye(192) * 2
+    white = read.placed(Space("zca", zca_mean=mu, zca_matrix=matrix))
+    torch.testing.assert_close(white.samples(0).floats(), read.images / 255 * 2 - 1)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float"])
@@ -377,7 +479,7 @@ def test_images_of_another_size(tmp_path, kind):
         read_distilled(tmp_path, **FITS)
     expected = Compose([Resize(8, antialias=True), CenterCrop(8)])(images)
     read = read_distilled(tmp_path, **FITS, resize=True)
-    assert torch.equal(read.images, expected / 255 if kind == "uint8" else expected)
+    assert torch.equal(read.images, expected)
 
 
 # --- URLs ---
@@ -599,17 +701,45 @@ def test_probabilities_stay_probabilities(command, tmp_path):
     digits(tmp_path / "theirs", soft_labels=True)
     probabilities = torch.load(tmp_path / "theirs/labels_best.pt").softmax(1)
     torch.save(probabilities, tmp_path / "theirs/labels_best.pt")
-    call = ("distill", "convert", "theirs", "mine", "dataset=digits", "method.soft_kind=probabilities")
+    said = ("method.soft_kind=probabilities", "method.space=zca")
+    call = ("distill", "convert", "theirs", "mine", "dataset=digits", *said)
     assert command(*call).code == 0
     mine = find(tmp_path / "mine")
     assert mine.soft_kind == "probabilities"
     torch.testing.assert_close(mine.soft_labels, probabilities)
 
 
+def test_the_space_must_be_told_by_someone(command, tmp_path):
+    digits(tmp_path / "theirs")
+    call = ("distill", "convert", "theirs", "mine", "dataset=digits")
+    sentence = command(*call).sentence()
+    assert "does not tell the space of its images" in sentence
+    assert "method.space=normalized, zca or pixel, or as method=..." in sentence
+    assert "does not tell the space" in command(*call, "method=custom").sentence()
+    assert not (tmp_path / "mine").exists()
+    assert command(*call, "method.space=zca").code == 0
+    assert find(tmp_path / "mine").space == "zca"
+    assert command(*call, "method=dm", "overwrite=true").code == 0
+    assert find(tmp_path / "mine").space == "normalized"
+
+
+def test_converting_again_keeps_the_pixels(command, tmp_path):
+    digits(tmp_path / "theirs")
+    one = ("method.space=normalized", "method.mean=[0.5]", "method.std=[0.25]")
+    assert command("distill", "convert", "theirs", "one", "dataset=digits", *one).code == 0
+    assert command("distill", "convert", "one", "two", "dataset=digits").code == 0
+    one, two = find(tmp_path / "one"), find(tmp_path / "two")
+    assert (one.constants, two.constants) == (((0.5,), (0.25,)), ((0.3052,), (0.3760,)))
+    torch.testing.assert_close(two.images * 0.3760 + 0.3052, one.images * 0.25 + 0.5)
+    assert not torch.allclose(two.images, one.images, atol=0.01)
+
+
 def test_converting_from_a_url(command, tmp_path, server):
     address, folder, _ = server
     digits(folder / "set")
-    outcome = command("distill", "convert", f"{address}/set/images_best.pt", "mine", "dataset=digits")
+    outcome = command(
+        "distill", "convert", f"{address}/set/images_best.pt", "mine", "dataset=digits", "method.space=zca"
+    )
     assert outcome.code == 0, outcome.err
     assert torch.equal(find(tmp_path / "mine").images, find(folder / "set").images)
     assert (tmp_path / "store/downloads/index").is_dir()

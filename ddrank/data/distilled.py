@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from ddrank import __version__, atomic
 from ddrank.config import SPACES
+from ddrank.data.classes import ClassNames, in_dataset_order
 from ddrank.data.readers import Found, load_weights_only, look, sha256_of
-from ddrank.data.readers.found import class_major, whole_numbers
+from ddrank.data.readers.found import class_major, is_one_hot, whole_numbers
 from ddrank.data.readers.ours import FILE, read_metadata
+from ddrank.data.samples import Samples
 from ddrank.data.space import Space
 from ddrank.errors import InputError
 
@@ -30,24 +33,32 @@ __all__ = [
 ]
 
 
+_CHUNK = 1000  # images that are looked at at a time
+
+
 @dataclass(frozen=True)
 class DistilledDataset:
     """Distilled images with all that their method stores beside them.
 
     Attributes:
-        images: float32 (N, C, H, W), N = classes x IPC, class-major, in `space`.
+        images: (N, C, H, W), N = classes x IPC, class-major; float32 in `space`, or uint8 pixels, which stay so where
+            normalising each batch brings them there (see `samples`).
         labels: int64 (N,), class indices.
         others: further sets of images like `images`, where chance decides what they are: seed s is evaluated on set s
             modulo their number, so that nothing hangs on one draw.
         soft_labels: float32 (N, classes) logits, or None. Probabilities are read as their logarithms.
         lr: the learning rate that belongs to the images, or None.
         space: `normalized`, `zca` or `pixel`.
-        pixels: the images are pixels in [0, 1], yet to be brought into `space` (see `placed`).
+        pixels: the images are pixels (float32 in [0, 1], or uint8), yet to be brought into `space` (see `placed`).
+        constants: (mean, std) that normalised images were made with, where their file says them and they are not yet
+            those of the method (see `placed`).
+        mean, std: per-channel constants with which uint8 pixels are normalised as they are drawn.
         stored_kind: what the soft labels were in the file, `logits` or `probabilities`.
         metadata: what else the file says of itself.
         path: the file, or the folder of pictures, that held the images.
         sha256: of that file; of several, of their sha256s in order.
         format: which reader read it (`ddrank.data.readers.FORMATS`).
+        notes: what was concluded about the data, in words.
     """
 
     images: Tensor
@@ -62,17 +73,43 @@ class DistilledDataset:
     others: tuple[Tensor, ...] = ()
     pixels: bool = False
     format: str = "ddrank"
+    constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def set_for(self, seed: int) -> Tensor:
-        """The images (N, C, H, W) that the students of `seed` are trained on."""
+        """The images (N, C, H, W), as they are kept, that the students of `seed` are trained on."""
         return (self.images, *self.others)[seed % (1 + len(self.others))]
 
+    def samples(self, seed: int) -> Samples:
+        """The images that the students of `seed` are trained on, with their class indices."""
+        return Samples(self.set_for(seed), self.labels, mean=self.mean, std=self.std)
+
+    def floats(self, images: Tensor) -> Tensor:
+        """Some of the images as float32 in `space`."""
+        return Samples(images, self.labels, mean=self.mean, std=self.std).floats()
+
     def placed(self, space: Space) -> DistilledDataset:
-        """This dataset with its images in `space`, where they are pixels that are yet to be brought there."""
-        if not self.pixels:
+        """This dataset with its images in `space`: pixels that are yet to be brought there, and normalised images that
+        say that they were made with other constants. uint8 pixels are left to be normalised batch by batch, which gives
+        the same numbers, unless they are to be whitened."""
+        if self.pixels and self.images.dtype == torch.uint8 and space.zca_matrix is None:
+            return replace(self, mean=space.mean, std=space.std, space=space.name, pixels=False)
+        if self.pixels:
+            return self._with_images(lambda images: space.forward(_as_floats(images)), space.name)
+        if self.constants is None or space.name != "normalized" or self.constants == (space.mean, space.std):
             return self
-        others = tuple(space.forward(images) for images in self.others)
-        return replace(self, images=space.forward(self.images), others=others, space=space.name, pixels=False)
+        theirs = Space("normalized", *self.constants)
+        return self._with_images(lambda images: space.forward(theirs.inverse(images)), space.name)
+
+    def shown(self, space: Space) -> Tensor:
+        """The images, which are in `space`, as pixels (N, C, H, W): uint8, or float32 in [0, 1]."""
+        return self.images if self.images.dtype == torch.uint8 else space.inverse(self.images).clamp(0, 1)
+
+    def _with_images(self, change: Callable[[Tensor], Tensor], space: str) -> DistilledDataset:
+        others = tuple(change(images) for images in self.others)
+        return replace(self, images=change(self.images), others=others, space=space, pixels=False, constants=None)
 
 
 def read_distilled(
@@ -88,6 +125,9 @@ def read_distilled(
     soft_kind: str = "logits",
     format: str = "auto",
     resize: bool = False,
+    classes: ClassNames | None = None,
+    trust: bool = False,
+    hard: bool = False,
     cache: Path | str | None = None,
 ) -> DistilledDataset:
     """Read and check a distilled dataset.
@@ -95,7 +135,10 @@ def read_distilled(
     `path` is a file, a folder or a URL (kept in `cache`) of any format of `ddrank.data.readers`, told by looking at it
     unless `format` says it. `soft_labels` names a file of its own for the soft labels (N x classes). What a file says
     of itself (space, kind of soft labels) wins over `space` and `soft_kind`. With `resize`, images of another size are
-    brought to `size`: the shorter side bilinearly with antialiasing, then a centre crop.
+    brought to `size`: the shorter side bilinearly with antialiasing, then a centre crop. `classes` are the names of the
+    dataset's classes, by which the classes that the files name get their labels (see
+    `ddrank.data.classes.in_dataset_order`, also for `trust`). With `hard`, one-hot rows are class indices and no soft
+    labels.
 
     Raises InputError when files are missing, unreadable, unsafe, made for another dataset than `dataset` (where both
     are told), or do not fit `num_classes`, `ipc`, `channels` and `size`.
@@ -111,6 +154,9 @@ def read_distilled(
         space=space,
         soft_kind=soft_kind,
         resize=resize,
+        classes=classes,
+        trust=trust,
+        hard=hard,
         soft_path=soft_labels,
     )
 
@@ -126,6 +172,9 @@ def distilled_from(
     space: str = "normalized",
     soft_kind: str = "logits",
     resize: bool = False,
+    classes: ClassNames | None = None,
+    trust: bool = False,
+    hard: bool = False,
     soft_path: Path | str | None = None,
 ) -> DistilledDataset:
     """What a reader found, checked as `read_distilled` says; `soft_path`: where soft labels came from, for messages."""
@@ -134,22 +183,40 @@ def distilled_from(
         raise InputError(f"{path} was made for {found.metadata['dataset']}, not for {dataset}: choose that dataset")
     if space not in SPACES:
         raise InputError(f"method.space is {space!r}, expected one of {', '.join(SPACES)}")
-    pixels = found.space == "pixels"
+    pixels, asked = found.space == "pixels", space
     space = space if found.space is None or pixels else found.space
+    notes = found.notes
+    if space != asked:
+        notes += (f"the file says that its images are in {space} space, which is taken, not method.space={asked}",)
+    if classes is not None:
+        found = in_dataset_order(found, classes, dataset or "the dataset", trust)
     expected = (num_classes * ipc, channels, size, size)
+    if resize and space == "zca" and not pixels and found.images.ndim == 4 and found.images.shape[2:] != expected[2:]:
+        raise InputError(
+            f"{path} holds whitened images of {found.images.shape[2]} x {found.images.shape[3]} pixels, and whitened "
+            f"images of another size than {size} x {size} cannot be resized: choose the dataset or the dataset.size "
+            "they were made for"
+        )
     sets = [_fitted(images, pixels, expected, resize) for images in (found.images, *found.others)]
     for images in sets:
         if tuple(images.shape) != expected:
             raise InputError(_shape_problem(path, tuple(images.shape), expected, num_classes, ipc))
-        if not images.is_floating_point():
+        if not images.is_floating_point() and not (pixels and images.dtype == torch.uint8):
             raise InputError(
                 f"{path} holds images of type {images.dtype}, expected floating point in the {space} space"
             )
-        _finite(images.float(), "images", path)
+        _finite(images, "images", path)
+    if found.constants and len(found.constants[0]) != channels:
+        raise InputError(
+            f"{path} says mean and std of {len(found.constants[0])} channels, but its images have {channels}: make the "
+            "file again"
+        )
     kind, soft = found.soft_kind or soft_kind, found.soft_labels
+    if hard and soft is not None and found.labels is not None and soft.ndim == 2 and is_one_hot(soft):
+        soft = None
     distilled = DistilledDataset(
-        images=sets[0].float().contiguous(),
-        others=tuple(images.float().contiguous() for images in sets[1:]),
+        images=_plain(sets[0]),
+        others=tuple(_plain(images) for images in sets[1:]),
         labels=_hard_labels(found.labels, path, num_classes, ipc),
         soft_labels=None if soft is None else _soft_logits(soft, kind, soft_path or path, num_classes, ipc),
         lr=found.lr,
@@ -160,6 +227,8 @@ def distilled_from(
         path=found.path,
         sha256=_sha256(found.files),
         format=found.format,
+        constants=found.constants if space == "normalized" else None,
+        notes=notes,
     )
     return class_major(distilled)
 
@@ -209,8 +278,8 @@ def _sha256(files: tuple[Path, ...]) -> str:
 
 
 def _fitted(images: Tensor, pixels: bool, expected: tuple[int, ...], resize: bool) -> Tensor:
-    """Images resized where that is asked for; pixels as float32 in [0, 1], grey as RGB or the other way round where
-    that changes nothing."""
+    """Images resized where that is asked for; pixels that are grey as RGB, or the other way round, where that changes
+    nothing."""
     from torchvision.transforms.v2 import functional
 
     _, channels, size, _ = expected
@@ -224,6 +293,15 @@ def _fitted(images: Tensor, pixels: bool, expected: tuple[int, ...], resize: boo
         images = images.expand(-1, 3, -1, -1)
     elif images.shape[1] == 3 and channels == 1 and bool((images == images[:, :1]).all()):
         images = images[:, :1]
+    return images
+
+
+def _plain(images: Tensor) -> Tensor:
+    """float32, or uint8 pixels as they are."""
+    return (images if images.dtype == torch.uint8 else images.float()).contiguous()
+
+
+def _as_floats(images: Tensor) -> Tensor:
     return images / 255 if images.dtype == torch.uint8 else images
 
 
@@ -241,7 +319,9 @@ def _shape_problem(path: Path | str, found: tuple, expected: tuple, num_classes:
 
 
 def _finite(tensor: Tensor, what: str, path: Path | str) -> None:
-    if bad := int((~torch.isfinite(tensor)).flatten(1).any(1).sum()):
+    if not tensor.is_floating_point():
+        return
+    if bad := sum(int((~torch.isfinite(part.float())).flatten(1).any(1).sum()) for part in tensor.split(_CHUNK)):
         raise InputError(f"{path} has NaN or infinite values in {bad} of {len(tensor)} {what}: make the file again")
 
 

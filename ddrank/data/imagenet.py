@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from ddrank.data.classes import ClassNames
 from ddrank.data.files import Format
 from ddrank.data.folders import class_folders, existing, images_in, listed, samples_of
 from ddrank.data.samples import Samples
@@ -21,7 +22,7 @@ def load_imagenet(
     class_indices: Sequence[int] | None = None,
     resize: int | None = None,
     decode_gib: float = 2.0,
-) -> tuple[Samples, Samples, tuple[str, ...]]:
+) -> tuple[Samples, Samples, ClassNames]:
     """ImageNet-1K, or the classes `class_indices` of it: label i is the class with the index class_indices[i].
 
     `folder` (relative to `root`) holds train/<synset>/ and val/<synset>/: all of ImageNet, or just the classes asked
@@ -40,7 +41,7 @@ def load_imagenet(
     indices = range(len(synsets)) if class_indices is None else class_indices
     wanted = [synsets[index] for index in indices]
     samples = [_split(home, split, wanted, class_indices is None, size, resize, root, decode_gib) for split in SPLITS]
-    return samples[0], samples[1], tuple(words[index] for index in indices)
+    return samples[0], samples[1], ClassNames((words[index] for index in indices), folders=wanted)
 
 
 def _split(

@@ -10,22 +10,31 @@ import torch
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
+from ddrank.data.classes import ClassNames
 from ddrank.data.samples import Samples
 from ddrank.errors import InputError
 
 
 @dataclass(frozen=True)
 class RealDataset:
-    """Raw training and test samples (uint8 pixels, or float32 pixels in [0, 1]) of one dataset, with its constants."""
+    """Raw training and test samples (uint8 pixels, or float32 pixels in [0, 1]) of one dataset, with its constants.
+
+    `class_names` are for display; where they are `ClassNames`, they also hold what folders call the classes.
+    """
 
     name: str
     train: Samples
     test: Samples
-    class_names: tuple[str, ...]
+    class_names: ClassNames | tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     validation_fraction: float
     validation_most: int
+
+    @property
+    def names(self) -> ClassNames:
+        """What the classes are called, for display and by folders."""
+        return self.class_names if isinstance(self.class_names, ClassNames) else ClassNames(self.class_names)
 
     @property
     def num_classes(self) -> int:
@@ -91,7 +100,8 @@ def check_ipc(ipc: int, available: int, dataset: str, class_name: str) -> None:
 def load_real(config: DictConfig, root: Path | str) -> RealDataset:
     """The dataset that the `dataset` config names, its files (if it has any) under `root`.
 
-    A loader is a function `load(root, **arguments) -> (train: Samples, test: Samples, class_names)`.
+    A loader is a function `load(root, **arguments) -> (train: Samples, test: Samples, class_names)`; the names are
+    `ClassNames` where folders call the classes otherwise than people do.
     Raises InputError when files are missing or contradict the config.
     """
     arguments = OmegaConf.to_container(config.loader, resolve=True)
@@ -112,12 +122,20 @@ def load_real(config: DictConfig, root: Path | str) -> RealDataset:
         name=config.name,
         train=train,
         test=test,
-        class_names=tuple(class_names),
+        class_names=class_names if isinstance(class_names, ClassNames) else ClassNames(class_names),
         mean=tuple(config.mean),
         std=tuple(config.std),
         validation_fraction=config.validation.fraction,
         validation_most=config.validation.most,
     )
+
+
+def class_names(config: DictConfig, root: Path | str) -> ClassNames:
+    """The names of the classes of the `dataset` config; no image is decoded for them. Raises InputError as `load_real`
+    does."""
+    if "decode_gib" in config.loader:
+        config = OmegaConf.merge(config, {"loader": {"decode_gib": 0}})
+    return load_real(config, root).names
 
 
 def stratified_test_split(labels: torch.Tensor, test_size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddrank.data.classes import ClassNames
 from ddrank.data.files import Format, Names
 from ddrank.data.folders import class_folders, existing, listed, samples_of
 from ddrank.data.samples import Samples
@@ -35,7 +36,7 @@ def load_tinyimagenet(
     folder: str = "tiny-imagenet-200",
     resize: int | None = None,
     decode_gib: float = 2.0,
-) -> tuple[Samples, Samples, tuple[str, ...]]:
+) -> tuple[Samples, Samples, ClassNames]:
     """TinyImageNet: 100,000 training images and, as the test set, 10,000 validation images; 3 x 64 x 64, uint8.
 
     `folder` is relative to `root`; `resize` and `decode_gib` as in `ddrank.data.folders`. Raises InputError.
@@ -52,7 +53,7 @@ def load_tinyimagenet(
     train = samples_of(home, names, labels, reading, root, "train", decode_gib)
     test_names, test_labels = _validation(home, synsets, again)
     test = samples_of(home, test_names, test_labels, reading, root, "test", decode_gib)
-    return train, test, _words(home / "words.txt", synsets)
+    return train, test, ClassNames(_words(home / "words.txt", synsets), folders=synsets)
 
 
 def _validation(home: Path, synsets: list[str], again: str) -> tuple[Names, Tensor]:

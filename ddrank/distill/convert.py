@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from ddrank import pictures
 from ddrank.data import Space, write_distilled
 from ddrank.data.distilled import FILE, DistilledDataset, distilled_from
 from ddrank.data.readers import Found, find, sha256_of
+from ddrank.data.real import class_names
 from ddrank.errors import InputError
 
 MOST_FILES = 1000  # named one by one in the metadata
@@ -23,8 +26,10 @@ def convert(
     """Write what `method.data` names as `folder`/distilled.safetensors, with grid.png beside it.
 
     Pixels are stored normalised with the method's constants (by default the dataset's), or as they are where
-    method.space=pixel. Without `ipc`, it follows from the number of images. Raises InputError when the data cannot be
-    read, do not fit the dataset, or `folder` holds a file already and `overwrite` is false.
+    method.space=pixel; images that their file says were normalised with others are brought to the method's. Classes
+    that the files name get the dataset's labels, for which the names of its classes are read. Without `ipc`, it follows
+    from the number of images. Raises InputError when the data cannot be read, do not fit the dataset, do not tell their
+    space where the command does not either, or `folder` holds a file already and `overwrite` is false.
     """
     method, dataset = config.method, config.dataset
     for name in (FILE, "grid.png"):
@@ -32,6 +37,7 @@ def convert(
             raise InputError(f"{folder / name} is there already: say overwrite=true, or choose another folder")
     cache = Path(config.paths.store) / "downloads"
     found = find(method.data, format=method.format, soft_labels=method.soft_labels, cache=cache)
+    names = class_names(dataset, config.paths.data) if found.class_names else None
     distilled = distilled_from(
         found,
         dataset=dataset.name,
@@ -42,8 +48,16 @@ def convert(
         space=method.space,
         soft_kind=method.soft_kind,
         resize=method.resize,
+        classes=names,
+        trust=method.trust,
+        hard=method.labels == "hard",
         soft_path=method.soft_labels,
     )
+    if found.space is None and not _space_is_told():
+        raise InputError(
+            f"{found.where} does not tell the space of its images, which the new file will: say it as "
+            "method.space=normalized, zca or pixel, or as method=... whose data they are"
+        )
     constants = {"mean": list(method.mean), "std": list(method.std)} if distilled.space == "normalized" else {}
     space = Space(distilled.space, *(tuple(values) for values in constants.values()))
     if distilled.pixels and distilled.space == "zca":
@@ -52,12 +66,13 @@ def convert(
             "method.space=pixel, or evaluate it as it is"
         )
     distilled = distilled.placed(space)
+    images, *others = (distilled.floats(images) for images in (distilled.images, *distilled.others))
     soft = distilled.soft_labels
     path = write_distilled(
         folder,
-        distilled.images,
+        images,
         distilled.labels,
-        others=distilled.others,
+        others=tuple(others),
         soft_labels=soft if distilled.stored_kind == "logits" or soft is None else soft.softmax(1),
         lr=method.lr if method.lr is not None else distilled.lr,
         metadata={
@@ -70,9 +85,18 @@ def convert(
             "converted_from": {"format": found.format, "sha256": distilled.sha256, "files": _files(found)},
         },
     )
-    names = found.class_names or tuple(str(label) for label in range(dataset.num_classes))
-    pictures.grid(_shown(distilled.images, space), distilled.labels, names, folder / "grid.png")
+    shown = names or tuple(str(label) for label in range(dataset.num_classes))
+    pictures.grid(_shown(images, space), distilled.labels, shown, folder / "grid.png")
     return path, distilled
+
+
+def _space_is_told() -> bool:
+    """Whether the command says the space of the images, by itself or by a method; a caller in Python always does."""
+    if not HydraConfig.initialized():
+        return True
+    hydra = HydraConfig.get()
+    by_itself = any(re.match(r"\+{0,2}method\.space=", override) for override in hydra.overrides.task)
+    return by_itself or hydra.runtime.choices["method"] != "custom"
 
 
 def _ipc(found: Found, num_classes: int) -> int:

@@ -63,7 +63,7 @@ def check_shape(images: Tensor, channels: int, size: int, resize: bool = False) 
                 WRONG,
                 f"the images are {shape[2]} x {shape[3]} pixels, the dataset's are {size} x {size}",
                 "students are tested on images of the dataset's size",
-                f"dataset.size={shape[2]} if the method was run at that size, or method.resize=true",
+                f"method.resize=true, or dataset.size={shape[2]} if the method was run at that size",
             )
         ]
     return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from omegaconf import DictConfig
@@ -10,18 +10,20 @@ from torch import Tensor, nn
 
 from ddrank.config import SOFT_KINDS, SPACES
 from ddrank.data import RealDataset
-from ddrank.data.readers.found import Found
+from ddrank.data.classes import in_dataset_order, strangers
+from ddrank.data.readers.found import Found, is_one_hot
 from ddrank.doctor import copies, counts, order, rate, soft, spaces, values
-from ddrank.doctor.findings import SUSPECT, Finding
+from ddrank.doctor.findings import SUSPECT, WRONG, Finding
 from ddrank.doctor.judge import Judge, find_judge
 from ddrank.doctor.order import Judged
-from ddrank.doctor.readings import Reading, as_pixels, readings, real_pixels
+from ddrank.doctor.readings import STATISTICS, Reading, affordable, as_pixels, readings, real_pixels, shrunk, spread
 from ddrank.engine import Engine
 from ddrank.progress import Display
 from ddrank.store import Store
 
-_REAL = 2000  # real images whose statistics are taken
-_MOST = 20_000  # distilled images whose pixels are compared with each other and with real ones
+_REAL, _DISTILLED = 2000, 1000  # real and distilled images whose statistics are taken
+_SHOWN = 1000  # distilled images that the judge is shown, or one of each class
+_MOST = 20_000  # distilled images whose pixels are compared with each other
 _UNNUMBERED = ("count", "labels-count", "labels-range", "labels-from-one")  # findings that leave no class to ask for
 
 
@@ -58,11 +60,13 @@ def examine(
 ) -> Diagnosis:
     """Examine `found` as an evaluation with `config` would take it."""
     method, dataset = config.method, config.dataset
+    found, findings = _taken(found, config, real)
     images = as_pixels(found.images)
-    findings = counts.check_dataset(found.metadata.get("dataset"), dataset.name)
+    findings += counts.check_dataset(found.metadata.get("dataset"), dataset.name)
     findings += rate.check_rate(method.lr if found.lr is None else found.lr, found.lr is not None)
+    resize = method.resize and _said_space(found, config) != "zca"
     findings += soft.check_presence(found.soft_labels, method.labels, method.relabel)
-    if problems := counts.check_shape(images, dataset.channels, dataset.size, method.resize):
+    if problems := counts.check_shape(images, dataset.channels, dataset.size, resize):
         return Diagnosis(_sorted(problems + findings), (), images)
     notes, facts = [], {}
     if images.shape[2:] != (dataset.size, dataset.size):
@@ -76,31 +80,34 @@ def examine(
     numbered = not any(finding.kind in _UNNUMBERED for finding in numbering)
     labels = _labels(found.labels, len(images), dataset.num_classes)
     good, sample = values.usable(images).nonzero().flatten(), real_pixels(real.train, _REAL)
-    known = readings(_said_space(found, config), tuple(method.mean), tuple(method.std), real, store)
+    mean, std = found.constants or (tuple(method.mean), tuple(method.std))
+    known = readings(_said_space(found, config), mean, std, real, store)
     fitting, judged, classes = known[0], None, labels
     findings += numbering
     if len(good):
-        candidates = spaces.fits(images[good], sample, known)
-        fitting = spaces.best(candidates, spaces.white(images[good])).reading
+        some = images[good[spread(labels[good], affordable(images, _DISTILLED))]]
+        candidates = spaces.fits(some, sample, known)
+        fitting = spaces.best(candidates, spaces.white(some)).reading
         facts["misfit"] = round(candidates[0].misfit, 3)
         said_by = "the file" if found.space in SPACES else "method.space"
-        findings += spaces.check_space(candidates, images[good], said_by)
+        findings += spaces.check_space(candidates, some, said_by)
         notes += [f"values in {fitting.name} space"] if fitting is known[0] else []
-        pixels = fitting.space.inverse(images[good])
         if numbered:
             judge = find_judge(config, real, store, engine, display)
-            judged, misplaced, note = _judge(judge, pixels, labels[good], found.labels is not None, real)
-            facts |= _facts(judge, judged)
+            judged, places = _shown(judge, images, fitting, labels, good, max(_SHOWN, real.num_classes))
+            ipc = len(images) // real.num_classes
+            misplaced, note = _judge(judge, judged, places, ipc, found.labels is not None, real)
+            facts |= {"judge_accuracy": round(judge.accuracy, 4), "recognised": round(judged.recognised, 4)}
             findings, notes = findings + misplaced, notes + note
             if any(finding.kind == "class-order" for finding in misplaced):
                 classes = torch.tensor(order.assigned(judged.table))[labels]
-            pixels = order.laid_out(pixels, judged.layout) if judged else pixels
-        if len(images) <= _MOST:
-            copied, note = _copies(pixels, good, real)
-            findings, notes = findings + values.check_duplicates(images, labels) + copied, [*notes, note]
+        findings += values.check_duplicates(images, labels) if len(images) <= _MOST else []
+        copied, note = _copies(images, fitting, judged, labels, good, real, config.protocol.select_on)
+        findings, notes = findings + copied, [*notes, note]
     soft_kind = found.soft_kind if found.soft_kind in SOFT_KINDS else method.soft_kind
     if found.soft_labels is not None and numbered:
-        unfit = _soft(found.soft_labels.float(), labels, classes, soft_kind, method.temperature, dataset.num_classes)
+        temperature = method.temperature if soft.softmax_of(config.criterion) else None
+        unfit = _soft(found.soft_labels.float(), labels, classes, soft_kind, temperature, dataset.num_classes)
         findings += unfit
         notes += [] if unfit else [f"soft labels are {soft_kind}, of their images' classes"]
     return Diagnosis(
@@ -108,35 +115,68 @@ def examine(
     )
 
 
+def _taken(found: Found, config: DictConfig, real: RealDataset) -> tuple[Found, list[Finding]]:
+    """`found` with the dataset's labels of the classes that it names, and without one-hot rows where the method has
+    class indices; and a finding where the names are not the dataset's."""
+    method, soft_labels = config.method, found.soft_labels
+    if method.labels == "hard" and found.labels is not None and soft_labels is not None and soft_labels.ndim == 2:
+        found = replace(found, soft_labels=None) if is_one_hot(soft_labels) else found
+    if method.trust or (unknown := strangers(found, real.names)) is None:
+        return in_dataset_order(found, real.names, config.dataset.name, method.trust), []
+    return found, [
+        Finding(
+            "class-names",
+            WRONG,
+            f"the files name {unknown} of {config.dataset.name}",
+            "which images show which class cannot be told",
+            "the dataset's names for the folders or labels, or method.trust=true if their order is that of the labels",
+        )
+    ]
+
+
+def _shown(
+    judge: Judge, images: Tensor, reading: Reading, labels: Tensor, good: Tensor, most: int
+) -> tuple[Judged, Tensor]:
+    """What the judge saw in up to `most` of the `good` ones of the images, and their places."""
+    places = good[spread(labels[good], most)]
+    return order.judge_images(judge, images[places], reading.space, labels[places]), places
+
+
 def _judge(
-    judge: Judge | None, pixels: Tensor, labels: Tensor, given: bool, real: RealDataset
-) -> tuple[Judged | None, list[Finding], list[str]]:
-    """What the judge saw, the findings that follow, and what to say where there are none."""
-    if judge is None:
-        return None, [], ["class order not told: the real images are too many and too large to train a judge shortly"]
-    judged = order.judge_images(judge, pixels, labels)
-    findings = order.check_layout(judged) + order.check_order(judge, judged, labels, given, real.class_names)
+    judge: Judge, judged: Judged, places: Tensor, ipc: int, given: bool, real: RealDataset
+) -> tuple[list[Finding], list[str]]:
+    """The findings that follow from what the judge saw at these `places`, and what to say where there are none."""
+    findings = order.check_layout(judged) + order.check_order(judge, judged, places, ipc, given, real.class_names)
     if findings:
-        return judged, findings, []
+        return findings, []
     if not order.telling(judge):
-        return judged, [], [f"class order not told: the judge's own accuracy is {judge.accuracy:.2f}"]
-    if judged.recognised < max(0.3, 2 / real.num_classes):
-        return judged, [], [f"class order not told: the images are not recognised ({judged.recognised:.2f})"]
-    return judged, [], [f"images look like their classes (probability {judged.recognised:.2f})"]
+        return [], [f"class order not told: the judge's own accuracy is {judge.accuracy:.2f}"]
+    if judged.recognised < order.recognisable(judge):
+        return [], [f"class order not told: the images are not recognised ({judged.recognised:.2f})"]
+    return [], [f"images look like their classes (probability {judged.recognised:.2f})"]
 
 
-def _facts(judge: Judge | None, judged: Judged | None) -> dict[str, float]:
-    if judge is None or judged is None:
-        return {}
-    return {"judge_accuracy": round(judge.accuracy, 4), "recognised": round(judged.recognised, 4)}
-
-
-def _copies(pixels: Tensor, numbers: Tensor, real: RealDataset) -> tuple[list[Finding], str]:
-    """Findings about copies of real images among `pixels`, which have these `numbers`, and what to say of others."""
-    nearest = copies.find_nearest(pixels, real)
-    if nearest is None:
+def _copies(
+    images: Tensor,
+    reading: Reading,
+    judged: Judged | None,
+    labels: Tensor,
+    good: Tensor,
+    real: RealDataset,
+    select_on: str,
+) -> tuple[list[Finding], str]:
+    """Findings about copies of real images among the `good` ones of the images, and what to say of others."""
+    if not (most := copies.searchable(real)):
         return [], "copies of real images not searched: there are too many"
-    return copies.check_copies(nearest, numbers), copies.note_copies(nearest) or "no copies of real images"
+    places = good[spread(labels[good], most)]
+    layout = judged.layout if judged else None
+    pixels = [
+        shrunk(order.laid_out(reading.space.inverse(images[part]), layout), copies.SIDE)
+        for part in places.split(max(1, STATISTICS // images[0].numel()))
+    ]
+    nearest = copies.find_nearest(torch.cat(pixels), real)
+    share = len(real.validation) / len(real.train) if select_on == "validation" else 1.0
+    return copies.check_copies(nearest, places, share), copies.note_copies(nearest) or "no copies of real images"
 
 
 def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
@@ -158,7 +198,7 @@ def _labels(given: Tensor | None, count: int, num_classes: int) -> Tensor:
 
 
 def _soft(
-    labels_soft: Tensor, labels: Tensor, classes: Tensor, said: str, temperature: float, num_classes: int
+    labels_soft: Tensor, labels: Tensor, classes: Tensor, said: str, temperature: float | None, num_classes: int
 ) -> list[Finding]:
     """Findings about soft labels; where the images are in another order, those of the images count."""
     if labels_soft.ndim == 2 and labels_soft.shape == (len(labels), num_classes):

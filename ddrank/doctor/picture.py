@@ -15,11 +15,14 @@ from ddrank.data import RealDataset
 from ddrank.data.readers.found import Found
 from ddrank.doctor.examine import Diagnosis
 from ddrank.doctor.findings import WRONG
+from ddrank.doctor.readings import shrunk
 from ddrank.doctor.soft import entropy, what_they_are
 
 _CLASSES, _COLUMNS = 10, 10
+_SIDE = 96  # pixels to which larger images are shrunk
 _COLOURS = {True: "#c0392b", False: "#b9770e"}
 _REAL, _THESE = "#9aa5b1", "#1f77b4"
+_NUMBERS = 1 << 22  # whose distribution is drawn
 _PLOTS, _LINE = 6.2, 0.2  # height of the plots and of a line of text, inches
 
 
@@ -69,8 +72,8 @@ def _images(axis, diagnosis: Diagnosis, names: Sequence[str]) -> None:
         order, wide = [row[0] for row in rows if row], int(np.ceil(np.sqrt(len(rows))))
         rows = [order[start : start + wide] for start in range(0, len(order), wide)]
     chosen = torch.tensor([index for row in rows for index in row])
-    pixels = iter(diagnosis.believed.space.inverse(diagnosis.images[chosen]).nan_to_num().clamp(0, 1))
-    channels, height, width = diagnosis.images.shape[1:]
+    pixels = shrunk(diagnosis.believed.space.inverse(diagnosis.images[chosen]).nan_to_num().clamp(0, 1), _SIDE)
+    (channels, height, width), pixels = pixels.shape[1:], iter(pixels)
     scale = -(-40 // height)  # small images are shown with large pixels
     gap, under = 3, 12 if single else 3
     cell = height * scale + under, width * scale + gap
@@ -81,6 +84,8 @@ def _images(axis, diagnosis: Diagnosis, names: Sequence[str]) -> None:
             image = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
             y, x = number * cell[0], column * cell[1]
             canvas[y : y + height * scale, x : x + width * scale] = image
+            if not diagnosis.images[index].isfinite().all():
+                _cross(axis, x, y, width * scale, height * scale)
             if single:
                 axis.text(
                     x + width * scale / 2, y - 1, _short(names[labels[index]]), ha="center", va="bottom", fontsize=7
@@ -97,9 +102,17 @@ def _images(axis, diagnosis: Diagnosis, names: Sequence[str]) -> None:
     axis.set_title(f"images{note}, taken as {diagnosis.believed.name}", fontsize=9, loc="left", pad=14 if single else 6)
 
 
+def _cross(axis, x: int, y: int, width: int, height: int) -> None:
+    """Mark an image that holds values which are no numbers: it would look like a dark one."""
+    for down in (False, True):
+        heights = (y, y + height - 1) if down else (y + height - 1, y)
+        axis.plot((x, x + width - 1), heights, color=_COLOURS[True], linewidth=1.6)
+
+
 def _histogram(axis, diagnosis: Diagnosis) -> None:
-    values = diagnosis.images[diagnosis.images.isfinite()].numpy()
-    expected = diagnosis.believed.space.forward(diagnosis.real).flatten().numpy()
+    values = _some(diagnosis.images)
+    values = values[values.isfinite()].numpy()
+    expected = _some(diagnosis.believed.space.forward(diagnosis.real)).numpy()
     both = [expected, values] if len(values) else [expected]
     low, high = (pick(np.quantile(part, level) for part in both) for pick, level in ((min, 0.001), (max, 0.999)))
     bins = np.linspace(low, high + 1e-6, 90)
@@ -114,6 +127,11 @@ def _histogram(axis, diagnosis: Diagnosis) -> None:
     axis.tick_params(axis="y", which="both", left=False, labelleft=False)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.grid(alpha=0.25, axis="x")
+
+
+def _some(images: Tensor) -> Tensor:
+    """Up to some millions of the numbers of `images`, flat, from all of them."""
+    return images.flatten()[:: 1 + images.numel() // _NUMBERS]
 
 
 def _judged(axis, diagnosis: Diagnosis, names: Sequence[str]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddrank.data import RealDataset, Space, fit_space
-from ddrank.data.samples import Samples
+from ddrank.data.files import Files
+from ddrank.data.samples import Rows, Samples
 from ddrank.store import Store
 
 BELIEVED = "believed"
 MOST_NUMBERS = 3 * 32 * 32  # of an image that is whitened without being asked
+STATISTICS = 1 << 23  # numbers of images of which statistics are taken: 1,000 images of 3 x 52 x 52
+_FEWEST = 64
 CONSTANTS = {  # of other data, often left over in code that was written for them
     3: {
         "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -91,9 +94,25 @@ def readings(
 
 
 def real_pixels(samples: Samples, most: int) -> Tensor:
-    """Up to `most` of the images of raw `samples` as float pixels (n, C, H, W) in [0, 1], evenly spread."""
-    index = torch.linspace(0, len(samples) - 1, min(most, len(samples))).long()
-    return as_pixels(samples.images[index])
+    """Up to `most` of the images of raw `samples`, fewer of large ones, as float pixels (n, C, H, W) in [0, 1]."""
+    return as_pixels(samples.images[spread(samples.labels, affordable(samples.images, most))])
+
+
+def affordable(images: Tensor | Rows | Files, most: int) -> int:
+    """Of how many images, at most `most`, statistics are taken: of large ones of fewer, but of some."""
+    return min(most, max(_FEWEST, STATISTICS // max(1, images.shape[1:].numel())))
+
+
+def spread(labels: Tensor, most: int) -> Tensor:
+    """Up to `most` places in `labels` (N,), int64, ascending, spread evenly over the classes and within them."""
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    return labels.argsort(stable=True)[torch.linspace(0, len(labels) - 1, most).round().long()].sort().values
+
+
+def shrunk(images: Tensor, side: int) -> Tensor:
+    """Float `images` (N, C, H, W) of at most `side` x `side` pixels: larger ones by the mean of each part."""
+    return nn.functional.adaptive_avg_pool2d(images, side) if images.shape[-1] > side else images
 
 
 def as_pixels(images: Tensor) -> Tensor:

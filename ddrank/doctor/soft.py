@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig
 from torch import Tensor
 
 from ddrank.doctor.findings import SUSPECT, WRONG, Finding, listed
@@ -16,7 +18,7 @@ _FLAT = 0.9  # entropy over that of equal probabilities, above which labels have
 
 def check_presence(soft: Tensor | None, labels: str, relabel: bool) -> list[Finding]:
     """Findings about soft labels that are there and not used, or used and not there."""
-    if soft is not None and labels == "hard":
+    if soft is not None and labels == "hard" and not _one_hot(soft):
         return [
             Finding(
                 "soft-unused",
@@ -33,15 +35,17 @@ def check_presence(soft: Tensor | None, labels: str, relabel: bool) -> list[Find
                 WRONG,
                 "method.labels=single, but the files hold no soft labels",
                 "nothing is there to train on",
-                "method.soft_labels=FILE, or method.relabel=true to have a teacher label the images",
+                "method.relabel=true to have a teacher label the images, or method.soft_labels=FILE",
             )
         ]
     return []
 
 
-def check_soft(soft: Tensor, count: int, labels: Tensor, classes: int, said: str, temperature: float) -> list[Finding]:
+def check_soft(
+    soft: Tensor, count: int, labels: Tensor, classes: int, said: str, temperature: float | None
+) -> list[Finding]:
     """Findings about `soft` (count, classes) that the configuration takes for `said`: logits or probabilities; `labels`
-    (count,) are the images' classes."""
+    (count,) are the images' classes. `temperature` is that of the criterion's softmax; None where it has none."""
     if tuple(soft.shape) != (count, classes):
         return [
             Finding(
@@ -64,10 +68,15 @@ def check_soft(soft: Tensor, count: int, labels: Tensor, classes: int, said: str
             )
         ]
     kind = what_they_are(soft)
-    findings = check_kind(soft, kind, said)
+    findings = check_kind(soft, kind, said, softmax=temperature is not None)
     if kind == "constant":
         return findings
     return findings + _check_softness(soft, kind, temperature) + _check_classes(soft, labels)
+
+
+def softmax_of(criterion: DictConfig) -> bool:
+    """Whether the class of a `criterion` config makes probabilities of soft labels, as most do."""
+    return getattr(get_class(criterion["_target_"]), "softmax_of_target", True)
 
 
 def what_they_are(soft: Tensor) -> str:
@@ -94,8 +103,13 @@ def entropy(soft: Tensor, kind: str) -> float:
     return float(torch.special.entr(probabilities).sum(1).mean()) / math.log(soft.shape[1])
 
 
-def check_kind(soft: Tensor, kind: str, said: str) -> list[Finding]:
-    """Findings where soft labels that are of `kind` (see `what_they_are`) are taken for `said`."""
+def check_kind(soft: Tensor, kind: str, said: str, softmax: bool) -> list[Finding]:
+    """Findings where soft labels that are of `kind` (see `what_they_are`) are taken for `said`.
+
+    Without a `softmax` over them any numbers may be meant, probabilities among them.
+    """
+    if not softmax and kind != "constant" and (said == "logits" or kind == "one-hot"):
+        return []
     sums = soft.double().sum(1)
     if kind == "constant":
         return [
@@ -163,9 +177,13 @@ def check_kind(soft: Tensor, kind: str, said: str) -> list[Finding]:
     return []
 
 
-def _check_softness(soft: Tensor, kind: str, temperature: float) -> list[Finding]:
+def _one_hot(soft: Tensor) -> bool:
+    return soft.ndim == 2 and bool(soft.isfinite().all()) and what_they_are(soft.float()) == "one-hot"
+
+
+def _check_softness(soft: Tensor, kind: str, temperature: float | None) -> list[Finding]:
     flat = entropy(soft, kind)
-    if kind == "one-hot" or temperature <= 1 or flat < _FLAT:
+    if kind == "one-hot" or temperature is None or temperature <= 1 or flat < _FLAT:
         return []
     return [
         Finding(

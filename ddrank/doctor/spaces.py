@@ -8,15 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddrank.data import Space
 from ddrank.doctor.findings import SUSPECT, WRONG, Finding
 from ddrank.doctor.readings import Reading
 
 _OFFSET, _CONTRAST, _SPECTRUM = 0.25, 0.6, 0.35  # by how much distilled images differ from real ones, typically
+_FACTORS = torch.logspace(-1, 1, 17, 4.5)  # of contrast, that methods may raise or lower all images by
+_RAISED = 1.2  # misfit of the largest and smallest of them
 _GOOD, _CLEARER, _CERTAIN = 3.0, 4.0, 12.0  # misfits: of a reading that may be right; differences that count
+_RESCALED = 1.8  # the same, beyond what contrast explains, of readings that differ by brightness and contrast alone
 _TIE = 1.0
+_DRAWN = 0.1  # variance of the brightness of a real image, in units of the variance of all pixels
+_SEEN = 100  # images that tell how large values are
 _TOUCHES = 0.004  # of the range: about one of 255 levels
 _WHITE = 0.35  # spread of the log power between coarse and fine
-_HUGE = 20.0  # mean absolute value, which no space with unit variance comes near to
+_HUGE = 9.0  # mean absolute value of pixels, whose range is 0 to 1
+_DARKEST = 0.1  # mean of a channel, below which no image need have a value below 0
 
 
 @dataclass(frozen=True)
@@ -26,23 +33,27 @@ class Fit:
     Attributes:
         misfit: squared deviations of brightness, contrast and spectrum from the real data's, each in units of what is
             usual among distilled data.
+        raised: the same, where all images may have been raised or lowered in contrast by one factor.
         outside: share of values that no pixel in [0, 1] becomes.
         exact: whether they end, in every channel, exactly where pixels do (clamped or real images).
     """
 
     reading: Reading
     misfit: float
+    raised: float
     outside: float
     exact: bool
 
 
 def fits(images: Tensor, real: Tensor, readings: Sequence[Reading]) -> list[Fit]:
     """How `images` (N, C, H, W), finite, fit each of `readings`; `real` are pixels (n, C, H, W) in [0, 1]."""
-    return [_fit(images, reading.space.forward(real), reading) for reading in readings]
+    power = _spectrum(images)
+    return [_fit(images, power, reading.space.forward(real), reading) for reading in readings]
 
 
 def best(candidates: Sequence[Fit], white: bool = False) -> Fit:
-    """The fit to go on with: the first (what the configuration says), unless another is clearly better.
+    """The fit to go on with: the first (what the configuration says), unless another is clearly better than even images
+    of any contrast would fit.
 
     Of several that fit alike the first is taken: `candidates` go from the usual to the unusual. `white` says that the
     images are noise.
@@ -60,7 +71,10 @@ def best(candidates: Sequence[Fit], white: bool = False) -> Fit:
     closest = next(fit for fit in fair if fit.misfit < least + _TIE)
     if white and "zca" in (believed.reading.name, closest.reading.name):
         return believed  # noise looks the same, whitened or not
-    return closest if believed.misfit - closest.misfit > _CLEARER else believed
+    clearer, beyond = believed.misfit - closest.misfit > _CLEARER, believed.raised - closest.misfit
+    if _rescaled(believed, closest):
+        return closest if beyond > _RESCALED else believed
+    return closest if clearer and beyond > _RAISED else believed
 
 
 def white(images: Tensor) -> bool:
@@ -75,7 +89,7 @@ def check_space(candidates: Sequence[Fit], images: Tensor, said_by: str) -> list
     """
     believed, found = candidates[0], best(candidates, white(images))
     if found is believed:
-        reason = impossible(images, believed.reading.name)
+        reason = impossible(images, believed.reading.space)
         if reason is None:
             return []
         return [
@@ -87,11 +101,12 @@ def check_space(candidates: Sequence[Fit], images: Tensor, said_by: str) -> list
                 "method.space=... as the method stores them",
             )
         ]
-    certain = impossible(images, believed.reading.name) or believed.misfit - found.misfit > _CERTAIN
+    clear = found.exact if _rescaled(believed, found) else believed.misfit - found.misfit > _CERTAIN
+    certain = clear or impossible(images, believed.reading.space)
     low, high = float(images.min()), float(images.max())
     setting = found.reading.setting
     if said_by != "method.space":
-        setting += " (and the file made again: what it says of itself wins)"
+        setting = f"the file made again, which says of itself what wins ({setting})"
     return [
         Finding(
             "value-space",
@@ -104,32 +119,49 @@ def check_space(candidates: Sequence[Fit], images: Tensor, said_by: str) -> list
     ]
 
 
-def impossible(images: Tensor, space: str) -> str | None:
-    """Why finite values cannot be in `space`, whatever the images show; None where they can."""
-    low, high, size = float(images.min()), float(images.max()), float(images.abs().mean())
-    if size > _HUGE:
+def _rescaled(one: Fit, other: Fit) -> bool:
+    """Whether two readings differ by brightness and contrast alone, which methods change."""
+    return "zca" not in (one.reading.name, other.reading.name)
+
+
+def impossible(images: Tensor, space: Space) -> str | None:
+    """Why finite values cannot be in `space`, whatever the images show; None where they can. A whitening need not be
+    fitted."""
+    low, high = (float(bound) for bound in images.aminmax())
+    some = images[torch.linspace(0, len(images) - 1, min(_SEEN, len(images))).long()]
+    if float((some if space.name == "zca" else space.inverse(some)).abs().mean()) > _HUGE:
         return f"the values reach from {low:.3g} to {high:.3g}, as pixels from 0 to 255 do"
-    if space in ("normalized", "zca") and low >= 0 and high > low:
+    signed = space.name == "zca" or min(space.mean, default=0.0) > _DARKEST  # black is clearly below 0
+    if signed and low >= 0 and high > low:
         return f"no value is below 0 (they reach from {low:.3g} to {high:.3g}), as of pixels"
     return None
 
 
-def _fit(images: Tensor, real: Tensor, reading: Reading) -> Fit:
-    dims = (0, 2, 3)
-    spread, real_spread = images.std(dims), real.std(dims)
-    mean, real_mean = images.mean(0), real.mean(0)
-    # The mean image of N images is off by 1/N of their variance by chance alone.
-    chance = float(images.var(0, correction=0).mean()) / max(1, len(images) - 1)
-    unit = max(float(spread.square().mean()), 1e-12)
-    offset = max(0.0, float((mean - real_mean).square().mean()) - chance) / unit
-    contrast = float((spread.clamp_min(1e-9) / real_spread.clamp_min(1e-9)).log().square().mean())
-    misfit = offset / _OFFSET**2 + contrast / _CONTRAST**2 + (_spectral(images, real) / _SPECTRUM) ** 2
+def _fit(images: Tensor, power: Tensor, real: Tensor, reading: Reading) -> Fit:
+    spectral = (_spectral(power, real) / _SPECTRUM) ** 2
+    scaled = _scaled(images, real, torch.cat([torch.ones(1), _FACTORS])) + spectral
+    raised = scaled[1:] + _RAISED * torch.linspace(-1, 1, len(_FACTORS)).square()
     low, high = _bounds(reading, real)
     span = high - low
     outside = ((images < low - 0.05 * span) | (images > high + 0.05 * span)).float().mean()
     least, most = images.amin((0, 2, 3)).view(1, -1, 1, 1), images.amax((0, 2, 3)).view(1, -1, 1, 1)
     exact = bool((((least - low) / span).abs() < _TOUCHES).all() and (((most - high) / span).abs() < _TOUCHES).all())
-    return Fit(reading, misfit, float(outside), exact and reading.name != "zca")
+    misfit = float(scaled[0])
+    return Fit(reading, misfit, min(misfit, float(raised.min())), float(outside), exact and reading.name != "zca")
+
+
+def _scaled(images: Tensor, real: Tensor, factors: Tensor) -> Tensor:
+    """How brightness and contrast of `images` fit those of `real` images times each of `factors`, as a misfit."""
+    dims = (0, 2, 3)
+    spread, real_spread = images.std(dims).clamp_min(1e-9), real.std(dims).clamp_min(1e-9)
+    mean, real_mean = images.mean(0), real.mean(0)
+    # The mean image of N images is off by 1/N of their variance by chance alone.
+    chance = images.var(0, correction=0).mean() / max(1, len(images) - 1)
+    difference = torch.stack([(mean - factor * real_mean).square().mean() for factor in factors])
+    unit = torch.maximum(factors.square() * real_spread.square().mean(), spread.square().mean())
+    offset = (difference - chance).clamp_min(0) / unit
+    contrast = ((spread / real_spread).log() - factors.log().unsqueeze(1)).square().mean(1)
+    return offset / (_OFFSET**2 + _DRAWN / len(images)) + contrast / _CONTRAST**2
 
 
 def _bounds(reading: Reading, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,9 +173,9 @@ def _bounds(reading: Reading, real: Tensor) -> tuple[Tensor, Tensor]:
     return low[None], high[None]
 
 
-def _spectral(images: Tensor, real: Tensor) -> float:
+def _spectral(power: Tensor, real: Tensor) -> float:
     """Root mean square difference of the log power spectra, apart from contrast and added white noise."""
-    power, real_power = _spectrum(images), _spectrum(real)
+    real_power = _spectrum(real)
     noise = torch.cat([torch.zeros(1), torch.logspace(-4, 2, 40)]).unsqueeze(1)
     difference = (real_power / real_power.mean() + noise).log() - power.clamp_min(1e-12).log()
     return float((difference - difference.mean(1, keepdim=True)).square().mean(1).sqrt().min())
@@ -152,7 +184,8 @@ def _spectral(images: Tensor, real: Tensor) -> float:
 def _spectrum(images: Tensor) -> Tensor:
     """Mean power in bands of spatial frequency, from coarse to fine."""
     height, width = images.shape[2:]
-    power = torch.fft.fft2(images).abs().square().mean((0, 1))
+    parts = [torch.fft.fft2(part).abs().square().sum((0, 1)) for part in images.split(64)]
+    power = torch.stack(parts).sum(0) / images.shape[:2].numel()
     y, x = torch.fft.fftfreq(height).abs().view(-1, 1), torch.fft.fftfreq(width).abs().view(1, -1)
     frequency = torch.hypot(x, y) * max(height, width)  # in waves an image
     band = (frequency.clamp_min(0.5).log2() * 2).round().long()

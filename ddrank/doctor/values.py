@@ -6,20 +6,27 @@ import torch
 from torch import Tensor
 
 from ddrank.doctor.findings import SUSPECT, WRONG, Finding, listed
+from ddrank.doctor.readings import shrunk
 
+_SIDE = 16  # pixels to which larger images are shrunk for the first look
 _NEAR = 1e-2  # root mean square difference of near duplicates, in standard deviations of all images
 _FLAT = 1e-6
 
 
 def usable(images: Tensor) -> Tensor:
     """Which of `images` (N, C, H, W) are finite and not constant, bool (N,)."""
-    finite = images.isfinite().flatten(1).all(1)
-    return finite & ~_constant(images)
+    return finite(images) & ~_constant(images)
+
+
+def finite(images: Tensor) -> Tensor:
+    """Which of `images` (N, C, H, W) hold no NaN and nothing infinite, bool (N,)."""
+    low, high = images.flatten(1).aminmax(dim=1)  # both are NaN where any value is
+    return low.isfinite() & high.isfinite()
 
 
 def check_finite(images: Tensor) -> list[Finding]:
     """Images that hold NaN or infinite values."""
-    bad = (~images.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    bad = (~finite(images)).nonzero().flatten().tolist()
     if not bad:
         return []
     return [
@@ -54,7 +61,7 @@ def check_duplicates(images: Tensor, labels: Tensor) -> list[Finding]:
     good = usable(images).nonzero().flatten()
     if len(good) < 2:
         return []
-    pairs = _near_pairs(images[good].flatten(1))
+    pairs = _near_pairs(images if len(good) == len(images) else images[good])
     if not len(pairs):
         return []
     first, second = good[pairs].T
@@ -78,7 +85,7 @@ def check_duplicates(images: Tensor, labels: Tensor) -> list[Finding]:
                 WRONG,
                 f"all images are the same within class {listed(same)}",
                 "the data carry less than their IPC says",
-                f"ipc={int((labels == same[0]).sum())} different images of every class",
+                f"{int((labels == same[0]).sum())} different images of every class",
             )
         )
     if left := len(torch.unique(second[~within])):
@@ -98,16 +105,19 @@ def check_duplicates(images: Tensor, labels: Tensor) -> list[Finding]:
     return findings
 
 
-def _near_pairs(rows: Tensor, chunk: int = 1024) -> Tensor:
-    """Pairs (n, 2), first < second, of `rows` (N, D) that differ by less than `_NEAR` of their spread."""
-    spread = float((rows - rows.mean(0)).square().mean().sqrt()) or float(rows.square().mean().sqrt())
-    most, found = _NEAR * spread * rows.shape[1] ** 0.5, []
+def _near_pairs(images: Tensor, chunk: int = 1024) -> Tensor:
+    """Pairs (n, 2), first < second, of `images` (N, C, H, W) that differ by less than `_NEAR` of their spread."""
+    rows = shrunk(images, _SIDE).flatten(1)
+    most = _NEAR * (float(images.std(0, correction=0).square().mean().sqrt()) or float(images.square().mean().sqrt()))
+    found = []
     for start in range(0, len(rows), chunk):
-        # The fast product is not exact for small distances: what it calls near is looked at again.
-        near = torch.cdist(rows[start : start + chunk], rows) < 3 * most
+        # Shrinking brings images nearer to each other, never further apart, and the fast product is not exact for small
+        # distances: what they call near is looked at again.
+        near = torch.cdist(rows[start : start + chunk], rows) < 3 * most * rows.shape[1] ** 0.5
         pairs = near.nonzero() + torch.tensor([start, 0])
         pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-        found.append(pairs[(rows[pairs[:, 0]] - rows[pairs[:, 1]]).square().sum(1).sqrt() < most])
+        for few in pairs.split(64):
+            found.append(few[(images[few[:, 0]] - images[few[:, 1]]).square().mean((1, 2, 3)).sqrt() < most])
     return torch.cat(found)
 
 
@@ -124,6 +134,6 @@ def _identical_classes(first: Tensor, second: Tensor, labels: Tensor) -> tuple[l
 
 
 def _constant(images: Tensor) -> Tensor:
-    rows = images.flatten(1)
-    spread = rows.amax(1) - rows.amin(1)
-    return spread.isfinite() & (spread <= _FLAT * rows.abs().amax(1).clamp_min(1e-6))
+    low, high = images.flatten(1).aminmax(dim=1)
+    spread = high - low
+    return spread.isfinite() & (spread <= _FLAT * torch.maximum(low.abs(), high.abs()).clamp_min(1e-6))

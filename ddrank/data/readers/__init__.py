@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ddrank.data.readers import dc, ddranking, folders, huggingface, mtt, npz, ours
-from ddrank.data.readers.found import Found, class_major, consistent
+from ddrank.data.readers.found import Found, class_major, consistent, labelled
+from ddrank.data.readers.npz import channels_first
 from ddrank.data.readers.reader import Reader
 from ddrank.data.readers.source import is_url, local, sha256_of
 from ddrank.data.readers.tensors import load_content, load_tensor, load_weights_only
@@ -79,7 +82,7 @@ def look(
         raise InputError(f"method.format is {format!r}, expected auto or one of {', '.join(FORMATS)}")
     path = local(source, cache, _beside)
     try:
-        found = _read(path, format)
+        found = _as_pixels(_read(path, format))
         if soft_labels is not None:
             file = local(soft_labels, cache, _beside)
             found = replace(found, soft_labels=load_tensor(file), soft_kind=None, files=(*found.files, file))
@@ -89,7 +92,7 @@ def look(
         above = str(source).rpartition("/")[0]
         said = str(error).replace(str(path), str(source)).replace(str(path.parent), above if path.is_file() else "")
         raise InputError(said) from error
-    return replace(found, source=str(source))
+    return labelled(replace(found, source=str(source)))
 
 
 def _read(path: Path, format: str) -> Found:
@@ -114,6 +117,14 @@ def _read(path: Path, format: str) -> Found:
     return FORMATS[name].read(candidate)
 
 
+def _as_pixels(found: Found) -> Found:
+    """`found` with uint8 images of which the files do not say more as pixels, channels first."""
+    if found.space is not None or found.images.dtype != torch.uint8:
+        return found
+    others = tuple(channels_first(images) for images in found.others)
+    return replace(found, images=channels_first(found.images), others=others, space="pixels")
+
+
 def _nothing(path: Path, readers: dict[str, Reader]) -> str:
     if len(readers) == 1:
         ((name, reader),) = readers.items()
@@ -134,4 +145,4 @@ def _nothing(path: Path, readers: dict[str, Reader]) -> str:
 
 def _beside(name: str) -> tuple[str, ...]:
     """The files that may belong to a file of that name, whatever its format."""
-    return next((names for format in ("dc", "mtt", "ddranking") if (names := FORMATS[format].beside(name))), ())
+    return next((names for format in ("dc", "mtt", "ddranking", "npz") if (names := FORMATS[format].beside(name))), ())

@@ -10,7 +10,7 @@ import torch
 
 from ddrank.data.readers.found import Found
 from ddrank.data.readers.reader import Reader
-from ddrank.data.readers.tensors import load_content, load_tensor, plain
+from ddrank.data.readers.tensors import holds_images, load_content, load_tensor, plain
 from ddrank.errors import InputError
 
 _RESULT = re.compile(r"res_.+_\d+ipc\.pt")  # res_{METHOD}_{DATASET}_{MODEL}_{IPC}ipc.pt
@@ -54,7 +54,8 @@ def candidates(path: Path) -> list[Path]:
     if _named(path.name):
         return [path]
     unnamed = path.suffix in (".pt", ".pth") and path.name != "images.pt"
-    return [path] if unnamed and isinstance(load_content(path), dict) else []
+    content = load_content(path) if unnamed else None
+    return [path] if isinstance(content, dict) and not holds_images(content) else []
 
 
 def beside(name: str) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class Found:
         soft_kind: what the files say the soft labels are, `logits` or `probabilities`, or None.
         others: further sets of images (see `DistilledDataset.others`).
         class_names: of the folders, in the order of the labels, where there are any.
+        constants: (mean, std), with which the files say that `normalized` images were normalised, or None.
+        notes: what was concluded about the data that the files do not say, in words.
         metadata: what else the files say.
         files: everything that was read, in order; small text included.
         source: where the user said it lies (a path or URL).
@@ -46,6 +48,8 @@ class Found:
     soft_kind: str | None = None
     others: tuple[Tensor, ...] = ()
     class_names: tuple[str, ...] = ()
+    constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    notes: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     source: str = ""
@@ -127,6 +131,30 @@ def consistent(found: Found) -> Found:
             f"({len(found.images)}, classes): give one row for each image"
         )
     return replace(found, labels=labels, soft_labels=None if soft is None else soft.float())
+
+
+def labelled(found: Found) -> Found:
+    """`found` with class indices where only its soft labels tell them.
+
+    One-hot rows are class indices written out. Where other soft labels are highest at every class equally often, but
+    not class by class, the images are in that order. Otherwise they are taken class by class.
+    """
+    soft = found.soft_labels
+    if found.labels is not None or soft is None or soft.ndim != 2 or not soft.numel() or soft.is_complex():
+        return found
+    top = soft.float().argmax(1)
+    if is_one_hot(soft):
+        return replace(found, labels=top)
+    counts = top.bincount(minlength=soft.shape[1])
+    if not bool((counts == counts[0]).all()) or not bool((top.diff() < 0).any()):
+        return found
+    note = "the images are not class by class by their soft labels, whose highest entries are taken for the classes"
+    return replace(found, labels=top, notes=(*found.notes, note))
+
+
+def is_one_hot(soft: Tensor) -> bool:
+    """Whether the rows of `soft` (N, classes) are exactly one 1 and otherwise 0."""
+    return bool(((soft == 0) | (soft == 1)).all()) and bool(((soft == 1).sum(1) == 1).all())
 
 
 def whole_numbers(labels: Tensor, path: Path | str | None, expected: int) -> Tensor:

@@ -160,6 +160,7 @@ def _labels(column: Any, names: tuple[str, ...], path: Path) -> tuple[Tensor, tu
         if unknown := set(values) - set(names):
             raise InputError(f"{path} has the label {min(unknown)!r}, expected one of {', '.join(names)}")
         values = [names.index(value) for value in values]
+    values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
     if not all(isinstance(value, int) for value in values):
         raise InputError(
             f"the labels of {path} are of type {column.type}, some of them perhaps empty: expected class indices"

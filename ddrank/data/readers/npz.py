@@ -1,7 +1,8 @@
-"""`npz`: arrays of NumPy, without pickles."""
+"""`npz`: arrays of NumPy, without pickles, in one .npz or in .npy files."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,21 @@ _NAMES = {
     "soft_labels": ("soft_labels",),
     "lr": ("lr",),
 }
+_BESIDE = ("labels", "soft_labels", "lr")
 
 
 def read(path: Path) -> Found:
-    """`images` (or `x`, `data`), `labels` (or `y`), `soft_labels`, `lr`. uint8 images are pixels, (N, C, H, W), or
-    channels last (N, H, W, C) or without channels (N, H, W); others are in some space, (N, C, H, W). Two-dimensional
-    labels are soft."""
-    arrays = _arrays(path)
+    """`images` (or `x`, `data`), `labels` (or `y`), `soft_labels`, `lr`: arrays of one .npz; or images in a .npy, with
+    labels.npy, soft_labels.npy and lr.npy beside it. uint8 images are pixels, others are in some space; (N, C, H, W),
+    or channels last (N, H, W, C), or without channels (N, H, W). Two-dimensional labels are soft."""
+    arrays, files = _read(path), (path,)
+    if path.suffix == ".npy":
+        files = (path, *(file for name in beside(path.name) if (file := path.parent / name).is_file()))
+        arrays |= {file.stem: _array(file) for file in files[1:]}
     if "images" not in arrays:
         names = ", ".join(arrays) or "nothing that is known"
         raise InputError(f"{path} holds no array 'images' (or x, data; it has {names}): save it with numpy.savez")
-    images = arrays["images"]
-    if images.dtype == torch.uint8:
-        images = channels_first(images)
+    images = channels_first(arrays["images"])
     labels, soft = arrays.get("labels"), arrays.get("soft_labels")
     if labels is not None and labels.ndim == 2:
         if soft is not None:
@@ -43,8 +46,7 @@ def read(path: Path) -> Found:
         labels=labels,
         soft_labels=soft,
         lr=learning_rate(arrays.get("lr"), path),
-        space="pixels" if images.dtype == torch.uint8 else None,
-        files=(path,),
+        files=files,
         path=path,
     )
 
@@ -60,28 +62,55 @@ def channels_first(images: Tensor) -> Tensor:
 
 def candidates(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix == ".npz" and file.is_file())
-    return [path] if path.suffix == ".npz" else []
+        named = (file for file in path.iterdir() if file.suffix == ".npz" or file.name == "images.npy")
+        return sorted(file for file in named if file.is_file())
+    return [path] if path.suffix in (".npz", ".npy") else []
 
 
-def _arrays(path: Path) -> dict[str, Tensor]:
-    arrays = {}
+def beside(name: str) -> tuple[str, ...]:
+    return tuple(f"{other}.npy" for other in _BESIDE) if name.endswith(".npy") else ()
+
+
+def known_parts(keys: Collection[str], path: Path) -> dict[str, str]:
+    """By what each part of a dataset (`images`, `labels`, `soft_labels`, `lr`) is called among `keys`, where it is.
+
+    Raises InputError where one is there by two names.
+    """
+    parts = {}
+    for name, known in _NAMES.items():
+        there = [key for key in known if key in keys]
+        if len(there) > 1:
+            raise InputError(f"{path} holds both {there[0]} and {there[1]}: keep one, named {name}")
+        if there:
+            parts[name] = there[0]
+    return parts
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The arrays of a .npz, or that of a .npy as `images`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for name, known in _NAMES.items():
-                there = [key for key in known if key in file.files]
-                if len(there) > 1:
-                    raise InputError(f"{path} holds both {there[0]} and {there[1]}: keep one, named {name}")
-                if there:
-                    arrays[name] = torch.from_numpy(np.array(file[there[0]]))
+        with path.open("rb") as opened:
+            single = opened.read(6) == b"\x93NUMPY"
+            opened.seek(0)
+            if single:
+                return {"images": torch.from_numpy(np.load(opened, allow_pickle=False))}
+            with np.load(opened, allow_pickle=False) as file:
+                parts = known_parts(file.files, path)
+                return {name: torch.from_numpy(np.array(file[key])) for name, key in parts.items()}
     except InputError:
         raise
     except Exception as error:
         raise InputError(
             f"{path} is truncated, or holds more than plain arrays and was not opened for safety ({reason(error)}): "
-            "save plain arrays with numpy.savez"
+            "save plain arrays with numpy.savez or numpy.save"
         ) from error
-    return arrays
 
 
-READER = Reader("FILE.npz with images and labels", candidates, read)
+def _array(path: Path) -> Tensor:
+    arrays = _read(path)
+    if list(arrays) != ["images"]:
+        raise InputError(f"{path} holds several arrays, expected one: save it with numpy.save")
+    return arrays["images"]
+
+
+READER = Reader("FILE.npz with images and labels, or images.npy with labels.npy", candidates, read, beside=beside)

@@ -19,7 +19,8 @@ FILE = "distilled.safetensors"
 
 def read(path: Path) -> Found:
     """Tensors `images` (further sets: `images_1`, ...), `labels`, `soft_labels`, `lr`; what the file says of itself
-    (dataset, space, kind of soft labels) stands in its metadata, which need not be JSON in files of other programs."""
+    (dataset, space, its mean and std, kind of soft labels) stands in its metadata, which need not be JSON in files of
+    other programs."""
     tensors, metadata = _content(path)
     if "images" not in tensors:
         raise InputError(f"{path} holds no tensor 'images' (it has {', '.join(tensors) or 'nothing'})")
@@ -35,6 +36,7 @@ def read(path: Path) -> Found:
         space=_one_of("space", metadata, SPACES, path),
         soft_kind=_one_of("soft_labels", metadata, SOFT_KINDS, path),
         others=tuple(others),
+        constants=_constants(metadata, path),
         metadata=metadata,
         files=(path,),
         path=path,
@@ -78,6 +80,27 @@ def _one_of(key: str, metadata: dict[str, Any], known: tuple[str, ...], path: Pa
     if key in metadata and value not in known:
         raise InputError(f"{path} has {key} = {value!r}, expected one of {', '.join(known)}: make the file again")
     return value
+
+
+def _constants(metadata: dict[str, Any], path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The mean and std that the images were normalised with, where the file says them."""
+    if metadata.get("space", "normalized") != "normalized" or not {"mean", "std"} & set(metadata):
+        return None
+    mean, std = metadata.get("mean"), metadata.get("std")
+    if not (_numbers(mean) and _numbers(std) and len(mean) == len(std) and min(std) > 0):
+        raise InputError(
+            f"{path} says mean = {str(mean)[:60]!r} and std = {str(std)[:60]!r}, expected a number for each channel, "
+            "those of std above 0: make the file again"
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _numbers(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) in (1, 3)
+        and all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
+    )
 
 
 READER = Reader(FILE, candidates, read)

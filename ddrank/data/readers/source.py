@@ -26,7 +26,7 @@ from ddrank.data.readers.tensors import reason
 from ddrank.errors import InputError
 
 CACHE = Path("store/downloads")
-_KINDS = (".safetensors", ".pt", ".pth", ".npz", ".parquet", ".arrow", *SUFFIXES)
+_KINDS = (".safetensors", ".pt", ".pth", ".npz", ".npy", ".parquet", ".arrow", *SUFFIXES)
 _INFORMATION = ("dataset_info.json", "state.json")
 _STAMPS = ("ETag", "etag", "blob_id", "LastModified", "last_modified", "mtime", "created", "sha256", "oid")
 _AT_ONCE = 8  # downloads

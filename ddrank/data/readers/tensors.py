@@ -64,6 +64,11 @@ def plain(content: Any, path: Path) -> Tensor:
     return content
 
 
+def holds_images(content: Any) -> bool:
+    """Whether a dict is one of tensors with images among them, {"images": ..., "labels": ...}."""
+    return isinstance(content, dict) and any(isinstance(content.get(key), Tensor) for key in ("images", "x", "data"))
+
+
 def learning_rate(value: Tensor | None, path: Path) -> float | None:
     """The learning rate that was found with the images at `path`. Raises InputError if it is none."""
     if value is None:
