@@ -93,6 +93,7 @@ def operations(network: nn.Module, shape: tuple[int, ...]) -> float:
     return float(counter.get_total_flops())
 
 
+said: set[str] = set()  # what this process has warned of
 _given_up: set[tuple] = set()  # architectures that cannot be called compiled
 _kept: set[tuple] = set()  # what is compiled in this process
 
@@ -141,6 +142,6 @@ def _compiler(device: str) -> bool:
 
 
 def _say(reason: str) -> None:
-    warnings.warn(
-        f"torch.compile does not work here ({reason}): going on without it, more slowly", EngineWarning, stacklevel=4
-    )
+    sentence = f"torch.compile does not work here ({reason}): going on without it, more slowly"
+    said.add(sentence)
+    warnings.warn(sentence, EngineWarning, stacklevel=4)

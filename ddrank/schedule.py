@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ddrank import forward
 from ddrank.crew import Crew, Message
 from ddrank.engine import Engine
 from ddrank.errors import InputError
@@ -206,7 +207,7 @@ class Scheduler:
         elif message.kind == "done":
             self._done(entry, message.content)
         elif message.kind == "said":
-            if message.content not in self._said:
+            if message.content not in self._said | forward.said:
                 self._said.add(message.content)
                 self._display.say(f"ddrank: {message.content}")
         elif message.kind == "refused":

@@ -68,6 +68,10 @@ class Store:
         atomic.write_bytes(self._path("measurements", key, ".json"), content.encode())
         return json.loads(content)["value"]
 
+    def has_tensors(self, key: Mapping[str, Any]) -> bool:
+        """Whether there are tensors under `key`, without reading them: they may turn out to be corrupt."""
+        return self._path("tensors", key, ".sha256").exists()
+
     def find_tensors(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The tensors stored under `key`, or None; a corrupt entry is reported and counts as none."""
         return self._sound(self._path("tensors", key, ".safetensors"), _entry_tensors)
