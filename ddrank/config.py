@@ -98,7 +98,8 @@ class Method:
     name: str = MISSING
     labels: str = "hard"  # of LABELS
     aug_for_hard: bool = True  # syn_hard has the augmentation; otherwise its views (crops, flips) alone
-    space: str = "normalized"  # of SPACES: the space its images are stored and trained in
+    space: str = "normalized"  # of SPACES: the space its images are stored and trained in; a file's own metadata wins
+    made_in: str = "${.space}"  # of SPACES: the space that its distiller works in, and says in its file
     mean: list[float] = "${dataset.mean}"  # normalized: with which constants, where its code has its own
     std: list[float] = "${dataset.std}"
     data: str = MISSING
@@ -270,6 +271,7 @@ def check(config: DictConfig) -> None:
     method = config.method
     _one_of("method.labels", method.labels, LABELS)
     _one_of("method.space", method.space, SPACES)
+    _one_of("method.made_in", method.made_in, SPACES)
     _one_of("method.soft_kind", method.soft_kind, SOFT_KINDS)
     _check_images(config)
     _check_engine(config.engine)

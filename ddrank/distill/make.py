@@ -70,13 +70,13 @@ def distill(
     """
     folder = Path(config.method.data)
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
-    space = fit_space(config.method.space, real.train, tuple(config.method.mean), tuple(config.method.std), store)
+    space = fit_space(config.method.made_in, real.train, tuple(config.method.mean), tuple(config.method.std), store)
     samples = space.samples(real.kept)
     identity = {
         "dataset": config.dataset.name,
         "method": config.method.name,
         "ipc": config.ipc,
-        "space": config.method.space,
+        "space": config.method.made_in,
         "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.parameters()},
         "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
         "seed": DEFAULT_SEED if seed is None else seed,
