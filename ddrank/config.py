@@ -102,7 +102,8 @@ class Method:
     made_in: str = "${.space}"  # of SPACES: the space that its distiller works in, and says in its file
     mean: list[float] = "${dataset.mean}"  # normalized: with which constants, where its code has its own
     std: list[float] = "${dataset.std}"
-    data: str = MISSING
+    seed: int = 0  # of its distillation; each has a folder of its own
+    data: str = "${paths.distilled}/${dataset.name}/${.name}/ipc${ipc}${case:${.seed},{0:''},/seed${.seed}}"
     soft_labels: str | None = None  # a file of its own for the soft labels, where they are not beside the images
     soft_kind: str = "logits"  # or probabilities; a file's own metadata wins
     format: str = "auto"  # of the distilled data; a name of ddrank.data.readers.FORMATS where looking is not enough
@@ -224,9 +225,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("case", _case, replace=True)
 
 
-def _case(choice: str, options: dict[str, str], otherwise: str) -> str:
+def _case(choice: str | int, options: dict[str | int, str], otherwise: str) -> str:
     """`${case:${dataset},{image*:resnet18},convnet}`: the option whose pattern comes first and fits, or the last."""
-    return next((option for pattern, option in options.items() if fnmatchcase(choice, pattern)), otherwise)
+    return next((option for pattern, option in options.items() if fnmatchcase(str(choice), str(pattern))), otherwise)
 
 
 def settings(kind: type = Evaluation, place: str = "") -> list[str]:

@@ -106,6 +106,10 @@ class Engine:
         mode = False if self.device == "mps" and self.compile == "auto" else self.compile
         return Forward(network, mode, channels_last)
 
+    def autocast(self) -> torch.autocast:
+        """The precision of a computation outside a trainer; gradients of 16-mixed would need a scale."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
     @property
     def test_batch(self) -> int:
         """Images in a test batch, at most. More are no faster on a CPU, and cost memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 from functools import partial
 
@@ -10,13 +11,17 @@ import pytest
 import torch
 from conftest import QUICK
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from ddrank.augment import DSA
 from ddrank.data import RealDataset, Samples, Space
+from ddrank.distill import dm
 from ddrank.distill.base import Task
 from ddrank.distill.dm import DM, class_means, dm_loss, matching_loss
+from ddrank.distill.experts import ExpertRecipe, Experts
 from ddrank.distill.select import Herding, KCenter, KMeans, Noise, Random
+from ddrank.distill.unroll import vector_of
 from ddrank.engine import Engine
 from ddrank.models import ConvNet, embed
 from ddrank.progress import Display
@@ -62,9 +67,29 @@ def test_dm_moves_towards_the_real_mean():
     real = class_means(embed(network, before.samples.images), before.samples.labels, 3)
 
     def distance(images):
-        return float(matching_loss(real, class_means(embed(network, images), before.labels, 3)))
+        return matching_loss(real, class_means(embed(network, images), before.labels, 3)).item()
 
     assert distance(made) < 0.5 * distance(start)
+
+
+def test_mixed_networks_are_those_of_every_moment_of_trainings_on_the_real_data(monkeypatch):
+    seen = []
+
+    def watched(network, images):
+        seen.append(vector_of(network))
+        return embed(network, images)
+
+    monkeypatch.setattr(dm, "embed", watched)
+    toy = task()
+    method = DM(iterations=40, networks="mixed", experts=2, train_epochs=2, train_batch=9, train_lr=0.05)
+    assert [phase.name for phase in method.rehearse(toy)] == ["epochs of experts", "iterations"]
+    seen.clear()
+    assert method.distill(toy).images.isfinite().all()
+    recipe = ExpertRecipe("convnet", epochs=2, batch_size=9, lr=0.05)
+    moments = torch.cat([Experts(toy, recipe, 2, last=2)[expert] for expert in range(2)])
+    drawn = {int((moments == vector).all(1).nonzero()) for vector in seen}
+    assert drawn == set(range(6))
+    assert [phase.name for phase in method.rehearse(toy)] == ["iterations"]  # the store has the trainings
 
 
 def test_one_step_of_dm_is_the_per_class_loop():
@@ -201,8 +226,21 @@ def test_the_command_makes_the_file_once(command, tmp_path):
     assert "is there already" in command("distill", *arguments).out
     assert command("distill", *arguments, "overwrite=true").code == 0
     assert path.read_bytes() == content  # the same config, the same images
-    assert command("distill", *arguments, "overwrite=true", "seed=1").code == 0
-    assert path.read_bytes() != content
+
+
+def test_a_sweep_over_seeds_makes_a_file_for_each_that_an_evaluation_can_name(command, tmp_path):
+    arguments = ("method=dm", "method.distiller.iterations=2", "method.distiller.real_batch=8")
+    assert command("distill", "-m", *arguments, "seed=0,1,2").code == 0
+    folder = tmp_path / "distilled/digits/dm/ipc1"
+    files = [folder / place / "distilled.safetensors" for place in ("", "seed1", "seed2")]
+    images = [load_file(path)["images"] for path in files]
+    assert not any(torch.equal(*pair) for pair in itertools.combinations(images, 2))
+    fast = ("num_eval=1", "train.epochs=2", "train.step_size=2", "dataset.real.epochs=1", "protocol.lrs=[0.01]")
+    ran = command("run", *arguments, *fast, "method.seed=2")
+    assert ran.code == 0, ran.err
+    (result,) = tmp_path.glob("runs/**/result.json")
+    assert json.loads(result.read_text())["distilled"]["path"] == "distilled/digits/dm/ipc1/seed2/distilled.safetensors"
+    assert load_file(files[2])["images"].equal(images[2])
 
 
 def test_distillers_never_see_validation_or_test_images(command, tmp_path):

@@ -125,7 +125,7 @@ class Clinic:
         settings = (*DATASETS[self.dataset], f"method={method}", f"ipc={ipc}", f"method.data={folder}", *few)
         config = composed(*settings, name="distill")
         with Display() as display:
-            distill(config, self.real, 0, engine.start(config.engine), self.store, display)
+            distill(config, self.real, engine.start(config.engine), self.store, display)
         return look(folder)
 
 

@@ -32,7 +32,7 @@ def distillation(config: DictConfig) -> None:
     real = load_real(config.dataset, config.paths.data)
     with Display() as display:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        path, made = distill(config, real, config.seed, machine, store, display, config.overwrite, folder)
+        path, made = distill(config, real, machine, store, display, config.overwrite, run_folder=folder)
     if path:
         print(f"made {path} and grid.png beside it" if made else f"{path} is there already, made with these settings")
 

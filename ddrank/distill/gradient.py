@@ -10,6 +10,7 @@ memory should hold, where the network allows it; those on real images, batches o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ _BATCH_NORM_IMAGES = 16  # real images of each class from which batch normalisat
 _TOGETHER = 128  # synthetic images in one pass, more only where a single class has more
 
 
+@dataclass
 class DC(Iterative):
     """Gradient matching. One iteration is one network: `outer` matching steps, with training between them.
 
@@ -44,27 +46,22 @@ class DC(Iterative):
         init: `real` (random real images) or `noise` (standard normal).
     """
 
-    def __init__(
-        self,
-        model: str = "convnet",
-        iterations: int = 1000,
-        outer: int | None = None,
-        inner: int | None = None,
-        lr: float = 0.1,
-        momentum: float = 0.5,
-        network_lr: float = 0.01,
-        real_batch: int = 256,
-        net_batch: int = 256,
-        init: str = "noise",
-    ):
-        one_of("init", init, INITS)
-        given = {name: value for name, value in (("outer", outer), ("inner", inner)) if value is not None}
-        check_positive(iterations=iterations, lr=lr, network_lr=network_lr, real_batch=real_batch, net_batch=net_batch)
-        check_positive(**given)
-        check_not_negative(momentum=momentum)
-        self.model, self.iterations, self.outer, self.inner = model, iterations, outer, inner
-        self.lr, self.momentum, self.network_lr = lr, momentum, network_lr
-        self.real_batch, self.net_batch, self.init = real_batch, net_batch, init
+    model: str = "convnet"
+    iterations: int = 1000
+    outer: int | None = None
+    inner: int | None = None
+    lr: float = 0.1
+    momentum: float = 0.5
+    network_lr: float = 0.01
+    real_batch: int = 256
+    net_batch: int = 256
+    init: str = "noise"
+
+    def __post_init__(self):
+        one_of("init", self.init, INITS)
+        above = ("iterations", "lr", "network_lr", "real_batch", "net_batch", "outer", "inner")
+        check_positive(**{name: value for name in above if (value := getattr(self, name)) is not None})
+        check_not_negative(momentum=self.momentum)
 
     def begin(self, task: Task) -> GradientMatching:
         if task.engine.precision == "16-mixed":
@@ -99,6 +96,7 @@ class DC(Iterative):
         return phases
 
 
+@dataclass
 class DSA(DC):
     """Gradient matching under siamese augmentation: the parameters of `DC`, and
 
@@ -106,22 +104,8 @@ class DSA(DC):
         mirror: whether DSA may flip.
     """
 
-    def __init__(
-        self,
-        model: str = "convnet",
-        iterations: int = 1000,
-        outer: int | None = None,
-        inner: int | None = None,
-        lr: float = 0.1,
-        momentum: float = 0.5,
-        network_lr: float = 0.01,
-        real_batch: int = 256,
-        net_batch: int = 256,
-        init: str = "real",
-        mirror: bool = True,
-    ):
-        super().__init__(model, iterations, outer, inner, lr, momentum, network_lr, real_batch, net_batch, init)
-        self.mirror = mirror
+    init: str = "real"
+    mirror: bool = True
 
     def augmentation(self) -> augment.DSA:
         return augment.DSA(mirror=self.mirror)
@@ -212,7 +196,7 @@ class GradientMatching(Distillation):
         return torch.autograd.grad(loss, list(matched(self._network).values()))
 
     def _cross_entropy(self, network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(self._task.device, torch.bfloat16, enabled=self._task.engine.precision == "bf16-mixed"):
+        with self._task.engine.autocast():
             logits = network(images)
         return F.cross_entropy(logits.float(), labels)
 

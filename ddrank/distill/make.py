@@ -31,8 +31,6 @@ from ddrank.store import Store, digest
 from ddrank.student import derived_seed
 from ddrank.teacher import TeacherRoom
 
-DEFAULT_SEED = 0
-
 
 def make_if_embedded(config: DictConfig, real: RealDataset, engine: Engine, store: Store, display: Display) -> None:
     """Before an evaluation: on an embedded dataset, make the distilled data of `config` if there are none, and say so.
@@ -49,23 +47,23 @@ def make_if_embedded(config: DictConfig, real: RealDataset, engine: Engine, stor
             f"there are no distilled data of {config.method.name} for {config.dataset.name} at IPC {config.ipc} yet: "
             f"making {path / FILE}, as `python -m ddrank.distill` would"
         )
-    distill(config, real, None, engine, store, display)
+    distill(config, real, engine, store, display, any_seed=True)
 
 
 def distill(
     config: DictConfig,
     real: RealDataset,
-    seed: int | None,
     engine: Engine,
     store: Store,
     display: Display,
     overwrite: bool = False,
+    any_seed: bool = False,
     run_folder: Path | None = None,
 ) -> tuple[Path | None, bool]:
     """Make the distilled dataset that `config` names, unless it is there already. Returns its path and whether it was
     made now; no path where `job.stop_at` ended it before.
 
-    Without a `seed`, one made with any seed will do. Curves are logged into `run_folder`, where there is one. Raises
+    With `any_seed`, one made with another seed will do. Curves are logged into `run_folder`, where there is one. Raises
     InputError when there is one made with other settings, and `overwrite` is false.
     """
     folder = Path(config.method.data)
@@ -79,12 +77,12 @@ def distill(
         "space": config.method.made_in,
         "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.parameters()},
         "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
-        "seed": DEFAULT_SEED if seed is None else seed,
+        "seed": config.method.seed,
     }
     checkpoint = store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt"
     with FileLock(store.root / "locks" / f"{digest({'distilled': str(folder.resolve())})}.lock"):
         if (folder / FILE).exists() and not overwrite:
-            _same_settings(folder / FILE, identity if seed is not None else identity | {"seed": None})
+            _same_settings(folder / FILE, identity | {"seed": None} if any_seed else identity)
             return folder / FILE, False
         with isolate_rng(), engine.cores():
             seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
