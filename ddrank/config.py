@@ -267,7 +267,7 @@ def model_named(name: str, config: DictConfig) -> dict[str, Any]:
 def check(config: DictConfig) -> None:
     """Refuse keys, values and combinations that cannot be meant, before any work begins. Raises InputError."""
     _check_keys(config)
-    if missing := sorted(OmegaConf.missing_keys(config)):
+    if missing := sorted(OmegaConf.missing_keys(config)) or ([] if config.method.data else ["method.data"]):
         raise InputError(f"{missing[0]} has no value: give it on the command line as {missing[0]}=...")
     method = config.method
     _one_of("method.labels", method.labels, LABELS)
