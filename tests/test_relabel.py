@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ddrank.criteria import MSEGT
 from ddrank.data import Samples, read_distilled, write_distilled
 from ddrank.data import stored_views as storage
 from ddrank.data.readers import find
+from ddrank.data.readers.fkd import FKD
 from ddrank.data.stored_views import ViewBatches, images_digest, read_views, write_views
 from ddrank.distill.__main__ import _in_full
 from ddrank.engine import Engine
@@ -89,15 +91,9 @@ def test_soft_labels_are_the_mean_of_the_teachers_logits(command, tmp_path, weig
         "seed": 3,
         "soft_labels": "logits",
     }
-    assert found.metadata["relabelled"]["from"]["sha256"] == find(theirs.parent).metadata.get("sha256", digest(theirs))
+    assert found.metadata["relabelled"]["from"]["sha256"] == hashlib.sha256(theirs.read_bytes()).hexdigest()
     assert len(found.metadata["relabelled"]["fingerprint"]) == 64
     assert (tmp_path / "mine/grid.png").is_file()
-
-
-def digest(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_in_place_only_if_it_is_said(command, tmp_path, weights, source):
@@ -351,7 +347,13 @@ class Evil:
 def test_what_is_no_fkd_folder_of_these_images(command, tmp_path, weights, source):
     folder = tmp_path / "FKD"
     call = ("distill", "relabel", "theirs", "mine", "fkd=FKD", "dataset=digits")
-    assert "there is no such folder" in command(*call).sentence()
+
+    def refusal() -> str:
+        with pytest.raises(InputError) as refused:
+            list(FKD(folder, torch.arange(20), size=8, num_classes=10).epochs())
+        return str(refused.value)
+
+    assert "there is no such folder" in refusal()
     fkd(folder, source["images"][:12], weights, mixed=True, epochs=1)
     assert "holds labels of 12 images, but there are 20 images" in command(*call).sentence()
     fkd(folder, source["images"], weights, mixed=True, epochs=1)
@@ -364,16 +366,15 @@ def test_what_is_no_fkd_folder_of_these_images(command, tmp_path, weights, sourc
         (5, content[5][:, :3], "expected 10 classes"),
     ):
         torch.save([*content[:item], wrong, *content[item + 1 :]], first)
-        assert words in command(*call).sentence()
+        assert words in refusal()
     torch.save([*content[:4], Evil(), content[5]], first)
-    assert "was not opened for safety" in command(*call).sentence()
+    assert "was not opened for safety" in refusal()
     first.write_bytes(pickle.dumps(Evil()))
     assert "was not opened for safety" in command(*call).sentence()
-    assert not (tmp_path / "run.txt").exists()
+    assert not Path("run.txt").exists()
     first.unlink()
-    assert "without gaps" in command(*call).sentence()
-    assert not (tmp_path / "mine/views").exists()
-    assert not (tmp_path / "mine/distilled.safetensors").exists()
+    assert "without gaps" in refusal()
+    assert not (tmp_path / "mine").exists() or not list((tmp_path / "mine").iterdir())
 
 
 # --- evaluation ---
@@ -397,8 +398,6 @@ def test_stored_views_are_evaluated(command, tmp_path):
     first, second = results(tmp_path / "runs")
     assert first["arms"]["rdm_any"] == second["arms"]["rdm_any"]
     assert first["config"]["method"]["stored_views"]
-    again = command(*call, "method.stored_views=true")
-    assert "trained 0 students; 6 came from the store" in again.err
     call = (*call, "method.stored_views=true")
     for change, words in (
         (("train.batch_size=4",), "in batches of 8, but train.batch_size is 4: say train.batch_size=8"),
@@ -434,7 +433,7 @@ def test_labels_that_were_stored_are_evaluated(command, tmp_path, weights, sourc
         (("theirs", "mine", "teacher=convnt"), "there is no model 'convnt'"),
         (("theirs", "mine", "dataset=shapes"), "was made for digits, not for shapes"),
         (("tensors", "mine"), "does not tell the space of its images"),
-        (("tensors", "mine", "method.space=pixel"), "they are said to be in pixel space"),
+        (("tensors", "mine", "method.space=normalized"), "no value is below 0"),
         (("theirs", "mine", "ipc=5"), "holds 20 images, expected 50"),
         (("theirs", "mine", "views=-1"), "relabel.views is -1"),
         (("theirs", "mine", "views=2", "fkd=FKD"), "give one of them"),
@@ -443,9 +442,8 @@ def test_labels_that_were_stored_are_evaluated(command, tmp_path, weights, sourc
     ],
 )
 def test_what_cannot_be_relabelled(command, tmp_path, weights, source, arguments, words):
-    torch.save(source["images"], tmp_path / "tensors.pt")
     (tmp_path / "tensors").mkdir()
-    torch.save(source["images"], tmp_path / "tensors/images.pt")
+    torch.save(source["images"].abs(), tmp_path / "tensors/images.pt")
     weighted = () if any(part.startswith(("teacher=", "method=")) for part in arguments) else TEACHER
     said = [part for part in weighted if part.partition("=")[0] not in {each.partition("=")[0] for each in arguments}]
     assert words in command("distill", "relabel", *arguments, *said).sentence()

@@ -161,16 +161,16 @@ def _labelled_views(
         "teachers": teachers.fingerprint,
     }
     device = next(teachers.networks[0].parameters()).device
-    images = samples.images.to(device)
 
     def labelled(epoch: int) -> list[LabelledBatch]:
         with isolate_rng(include_cuda=False):  # each epoch by itself: the first of 300 are those of 100
             seed_everything(derived_seed(config.seed, f"stored views of epoch {epoch}"), verbose=False)
             sizes = _sizes(samples, batch_size)
             drawn = [(index, draws.draw(len(index))) for index in torch.randperm(len(samples)).split(sizes)]
+        views = (draws.frame.view(samples.images[index].to(device), each) for index, each in drawn)
         return [
-            LabelledBatch(index, each, teachers(draws.frame.view(images[index.to(device)], each)).half().cpu())
-            for index, each in drawn
+            LabelledBatch(index, each, teachers(view).half().cpu())
+            for (index, each), view in zip(drawn, views, strict=True)
         ]
 
     def epochs() -> Iterator[list[LabelledBatch]]:
