@@ -16,6 +16,7 @@ The index says what holds for all of them, the sha256 of every file, and that of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -179,7 +180,7 @@ def write_views(
     What lies there already is replaced once all is written.
     """
     target = Path(beside) / FOLDER
-    temporary = None
+    temporary, new = None, not target.parent.exists()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=target.parent))
@@ -198,6 +199,9 @@ def write_views(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+            if new:
+                with contextlib.suppress(OSError):  # there is something else in it
+                    target.parent.rmdir()
     return target
 
 
