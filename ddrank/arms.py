@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from ddrank.build import unnamed
 from ddrank.data import DistilledDataset, RealDataset, Samples, Space
+from ddrank.data.stored_views import StoredViews
 from ddrank.student import Training, derived_seed
 from ddrank.teacher import Teachers
 
@@ -52,10 +53,13 @@ def arms(
     space: Space,
     plain_space: Space,
     teachers: Teachers | None,
+    views: StoredViews | None = None,
 ) -> list[Arm]:
     """All six arms of one evaluation, in the order in which they are reported.
 
-    `space` is that of the distilled images; `plain_space` the dataset's own, in which `real_hard` is trained.
+    `space` is that of the distilled images; `plain_space` the dataset's own, in which `real_hard` is trained. With
+    stored `views`, `syn_any` is trained on them and on the labels that they have; `rdm_any` on views of random images
+    that the teachers label on the fly.
     """
     labels, method = config.method.labels, config.method
     pool = real.kept if config.protocol.select_on == "validation" else real.train
@@ -76,6 +80,9 @@ def arms(
             return hard(seed)
         samples = hard(seed)
         return replace(samples, soft=labelled(samples) if method.relabel else distilled.soft_labels)
+
+    def viewed(seed: int) -> Samples:
+        return replace(distilled.samples(seed), views=views)
 
     def labelled(samples: Samples) -> torch.Tensor:
         starts = range(0, len(samples), LABELLED_AT_ONCE)
@@ -104,6 +111,7 @@ def arms(
         teachers=teachers if labels == "multi" else None,
         lr=method.lr if distilled.lr is None else distilled.lr,
     )
+    stored = {"source": "distilled, stored views", "samples": viewed, "aug": NO_AUG, "teachers": None}
     random = replace(synthetic, name="rdm_any", source=f"random, {labels} labels", samples=drawn, lr=None)
     return [
         Arm(
@@ -127,7 +135,7 @@ def arms(
             teachers=None,
             lr=synthetic.lr if labels == "hard" else None,
         ),
-        synthetic,
+        synthetic if views is None else replace(synthetic, **stored),
         random,
         replace(synthetic, name="syn_any_noaug", aug=NO_AUG),
         replace(random, name="rdm_any_noaug", aug=NO_AUG),

@@ -110,6 +110,7 @@ class Method:
     resize: bool = False  # bring images of another size to dataset.size, instead of refusing them
     trust: bool = False  # evaluate even what looks wrong (see ddrank.doctor)
     relabel: bool = False  # labels=single: label the images with the teachers instead of reading stored labels
+    stored_views: bool = False  # labels=multi: train on the views and labels stored beside the images
     lr: float | None = None  # a learning rate that belongs to the distilled data; its file may hold one too
     temperature: float = 1.0
     teachers: list[str] = field(default_factory=lambda: ["convnet"])  # names of conf/model, averaged where several
@@ -202,11 +203,20 @@ class Job:
 
 
 @dataclass
+class Relabelling:
+    """What `python -m ddrank.distill relabel` stores."""
+
+    views: int = 0  # epochs of views with their labels; 0: one label an image
+    fkd: str | None = None  # a folder of SRe2L's stored views and labels, which are taken over
+
+
+@dataclass
 class Distillation(Evaluation):
     """One distillation (conf/distill.yaml): an evaluation's config, of which the distiller and its data are used."""
 
     overwrite: bool = False
     job: Job = field(default_factory=Job)
+    relabel: Relabelling = field(default_factory=Relabelling)
 
 
 @dataclass
@@ -384,6 +394,10 @@ def _check_labels(config: DictConfig) -> None:
     labels, criterion = config.method.labels, config.criterion.name
     if labels != "single" and config.method.soft_labels:
         raise InputError(f"method.soft_labels is given, but method.labels={labels} does not use it: choose single")
+    if labels != "multi" and config.method.stored_views:
+        raise InputError(
+            f"method.stored_views=true is for teacher labels of every view, but method.labels={labels}: choose multi"
+        )
     if labels == "hard" and config.method.teacher_weights:
         raise InputError(
             "method.teacher_weights is given, but method.labels=hard has no teachers: choose single or multi"

@@ -229,7 +229,7 @@ class _Shared:
                 for chunk in chunks(tensor):
                     self.file.write(chunk)
         self.file.flush()
-        self.header = (tensors, samples.mean, samples.std)
+        self.header = (tensors, samples.mean, samples.std, samples.views)
 
 
 def _mapped(descriptor: int, header: tuple) -> Samples:
@@ -238,7 +238,7 @@ def _mapped(descriptor: int, header: tuple) -> Samples:
 
     from ddrank.data.samples import Samples
 
-    tensors, mean, std = header
+    tensors, *rest = header
     memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     os.close(descriptor)
     views = []
@@ -246,7 +246,7 @@ def _mapped(descriptor: int, header: tuple) -> Samples:
         count = int(torch.Size(shape).numel())
         views.append(torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape))
     images, labels, *soft = views
-    return Samples(images, labels, soft[0] if soft else None, mean, std)
+    return Samples(images, labels, soft[0] if soft else None, *rest)
 
 
 def _anonymous_file() -> BinaryIO:

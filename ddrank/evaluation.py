@@ -15,6 +15,7 @@ from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real
 from ddrank.data.distilled import distilled_from
 from ddrank.data.readers import Found, look
 from ddrank.data.real import check_ipc
+from ddrank.data.stored_views import FOLDER, StoredViews, images_digest, read_views
 from ddrank.distill.make import make_if_embedded
 from ddrank.errors import InputError, UntrustedError
 from ddrank.fit import Outcome
@@ -54,6 +55,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
             raise InputError(f"{distilled.path} holds several sets of images, but soft labels for one: keep one set")
         if distilled.soft_labels is not None and config.method.labels == "hard":
             display.say(f"{distilled.path} has soft labels, which method.labels=hard leaves unused")
+        views = _stored_views(config, distilled, display)
         plain_space = fit_space("normalized", real.train, real.mean, real.std, store)
         constants = tuple(config.method.mean), tuple(config.method.std)
         plain = (distilled.space, *constants) == ("normalized", real.mean, real.std)
@@ -62,7 +64,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
         _refuse_impossible(config, distilled, real)
         room = TeacherRoom(config, real, store, machine, display)
         teachers = room.teachers(space) if config.method.labels != "hard" else None
-        all_arms = arms(config, real, distilled, space, plain_space, teachers)
+        all_arms = arms(config, real, distilled, space, plain_space, teachers, _fitting(views, config, teachers))
         given = _reference(config)
         for name, arm in given.items():
             display.say(
@@ -137,6 +139,44 @@ def load_distilled(config: DictConfig, found: Found, real: RealDataset | None = 
             f"criterion=mse_gt compares logits, but {distilled.path} stores probabilities: choose criterion=sce or kl"
         )
     return distilled
+
+
+def _stored_views(config: DictConfig, distilled: DistilledDataset, display: Display) -> StoredViews | None:
+    """The stored views beside the distilled data, where `method.stored_views` asks for them."""
+    folder = (distilled.path if distilled.path.is_dir() else distilled.path.parent) / FOLDER
+    if not config.method.stored_views:
+        if config.method.labels == "multi" and folder.exists():
+            display.say(f"{folder} holds stored views, which method.stored_views=false leaves unused")
+        return None
+    views = read_views(folder)
+    if views.images != images_digest(distilled.images) or views.num_classes != config.dataset.num_classes:
+        raise InputError(
+            f"{folder} holds views of other images than {distilled.path}: make them again with "
+            "`python -m ddrank.distill relabel`"
+        )
+    batch_size = min(config.train.batch_size, len(distilled.images))
+    if max(views.sizes) not in (batch_size, batch_size + 1):
+        raise InputError(
+            f"{folder} holds views in batches of {views.sizes[0]}, but train.batch_size is {config.train.batch_size}: "
+            f"say train.batch_size={views.sizes[0]}"
+        )
+    return views
+
+
+def _fitting(views: StoredViews | None, config: DictConfig, teachers: Teachers | None) -> StoredViews | None:
+    """`views`, if random images can be seen and labelled as they were: by the same augmentation and teachers."""
+    if views is None or config.method.trust:
+        return views
+    for key, now, setting in (
+        ("aug", build.unnamed(config.aug), "aug"),
+        ("teachers", teachers.fingerprint, "method.teachers"),
+    ):
+        if views.about.get(key, now) != now:
+            raise UntrustedError(
+                f"{views.folder} was made with other {key} than random images would be given now: say {setting}=... "
+                "and all that concerns them as then, or method.trust=true to evaluate it as it is"
+            )
+    return views
 
 
 def _reference(config: DictConfig) -> dict[str, ArmResult]:

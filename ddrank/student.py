@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ddrank.augment.mix import mixed_loss
 from ddrank.data.samples import Batches, Samples, TestBatches
+from ddrank.data.stored_views import ViewBatches
 from ddrank.engine import Engine
 from ddrank.forward import Forward
 
@@ -57,7 +58,8 @@ class Student(LightningModule):
 
     Batches are dicts of `image` (N, C, H, W), `label` int64 (N,) and, where one soft label is stored for each image,
     `soft_label` (N, classes) logits. With `teachers`, soft labels are the teachers' mean logits on the image as it
-    reaches the student, after augmentation. A mixing augmentation leaves `partner` and `lam` in the batch.
+    reaches the student, after augmentation; where those are stored, they are `view_label`. A mixing augmentation leaves
+    `partner` and `lam` in the batch.
     """
 
     def __init__(
@@ -89,12 +91,12 @@ class Student(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         self.began = self.began or time.time()
-        image, target = batch["image"], batch.get("soft_label")
+        image = batch["image"]
         logits = self(image)
-        if self.teachers is not None:
-            target = self.teachers(image)
+        of_view = batch.get("view_label") if self.teachers is None else self.teachers(image)
+        target = batch.get("soft_label") if of_view is None else of_view
         label = batch["label"] if "label" in self.criterion.needs else None
-        loss = mixed_loss(partial(self.criterion, logits), target, label, batch, fixed_target=self.teachers is None)
+        loss = mixed_loss(partial(self.criterion, logits), target, label, batch, fixed_target=of_view is None)
         self._epoch.append(loss.detach())
         return loss
 
@@ -160,7 +162,7 @@ def train(
     forward = engine.forward(network.to(engine.device))
     student = Student(network, criterion, training, lr, num_classes, teachers, forward)
     expect_training(forward, samples, training)
-    loaders = [Batches(samples, training.batch_size, pin=_pin(samples, engine))]
+    loaders = [_training_batches(samples, training, pin=_pin(samples, engine))]
     if test_every:
         loaders.append(_test_batches(student, tests, engine, training.epochs // test_every))
     trainer = engine.trainer(
@@ -177,7 +179,7 @@ def train(
 
 def expect_training(forward: Forward, samples: Samples, training: Training) -> None:
     """Announce the batches of a whole training."""
-    for size, count in Batches(samples, training.batch_size).sizes.items():
+    for size, count in _training_batches(samples, training).sizes.items():
         forward.expect((size, *samples.images.shape[1:]), count * training.epochs, training=True)
 
 
@@ -198,6 +200,10 @@ def new_network(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 def derived_seed(seed: int, purpose: str) -> int:
     """An independent 32-bit seed for one purpose of one measurement."""
     return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
+
+
+def _training_batches(samples: Samples, training: Training, pin: bool = False) -> Batches | ViewBatches:
+    return Batches(samples, training.batch_size, pin) if samples.views is None else ViewBatches(samples, pin)
 
 
 def _test_batches(student: Student, samples: Samples, engine: Engine, passes: int) -> TestBatches:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,23 @@ from torch import Tensor
 from ddrank.errors import InputError
 
 
+@dataclass(frozen=True)
+class Mix:
+    """How a batch of n images is mixed: `partner` int64 (n,), each image's partner; `share`, the image's own, a float
+    in [0, 1]; `box` = top, left, bottom, right of what is pasted from the partner; of mixup, which adds both, None."""
+
+    partner: Tensor
+    share: float
+    box: tuple[int, int, int, int] | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """`images` (n, C, H, W), mixed."""
+        partner = self.partner.to(images.device, non_blocking=True)
+        if self.box is None:
+            return mixup(images, partner, self.share)
+        return cutmix(images, partner, self.box)
+
+
 class MixUp(Callback):
     """Mixup: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018); one share ~ Beta(lam, lam) a batch."""
 
@@ -24,9 +42,12 @@ class MixUp(Callback):
         self.lam = _positive(lam, "lam", "MixUp")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: dict[str, Any], batch_idx: int) -> None:
-        images, lam = batch["image"], _beta(self.lam)
-        partner = _partner(images)
-        _put(batch, mixup(images, partner, lam), partner, lam)
+        _mix(batch, self)
+
+    def draw(self, n: int, size: tuple[int, int]) -> Mix:
+        """How n images of `size` (H, W) are mixed."""
+        lam = _beta(self.lam)
+        return Mix(torch.randperm(n), lam)
 
 
 class CutMix(Callback):
@@ -40,13 +61,14 @@ class CutMix(Callback):
         self.beta = _positive(beta, "beta", "CutMix")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: dict[str, Any], batch_idx: int) -> None:
-        images, lam = batch["image"], _beta(self.beta)
-        height, width = images.shape[-2:]
-        centre = int(torch.randint(height, ())), int(torch.randint(width, ()))
-        top, left, bottom, right = box = cut_box(lam, centre, (height, width))
-        partner = _partner(images)
-        kept = 1 - (bottom - top) * (right - left) / (height * width)
-        _put(batch, cutmix(images, partner, box), partner, kept)
+        _mix(batch, self)
+
+    def draw(self, n: int, size: tuple[int, int]) -> Mix:
+        """How n images of `size` (H, W) are mixed."""
+        lam = _beta(self.beta)
+        centre = int(torch.randint(size[0], ())), int(torch.randint(size[1], ()))
+        box = cut_box(lam, centre, size)
+        return Mix(torch.randperm(n), kept_share(box, size), box)
 
 
 def mixup(images: Tensor, partner: Tensor, lam: float) -> Tensor:
@@ -72,6 +94,16 @@ def cut_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple
     starts = [middle - side // 2 for middle, side in zip(centre, sides, strict=True)]
     ends = [min(start + side, length) for start, side, length in zip(starts, sides, size, strict=True)]
     return max(starts[0], 0), max(starts[1], 0), ends[0], ends[1]
+
+
+def kept_share(box: tuple[int, int, int, int], size: tuple[int, int]) -> float:
+    """The share of an image of `size` (H, W) outside `box`.
+
+    >>> kept_share((0, 0, 4, 2), size=(8, 8))
+    0.875
+    """
+    top, left, bottom, right = box
+    return 1 - (bottom - top) * (right - left) / (size[0] * size[1])
 
 
 def mixed_loss(
@@ -101,14 +133,13 @@ def _beta(concentration: float) -> float:
     return torch.distributions.Beta(concentration, concentration).sample().item()
 
 
-def _partner(images: Tensor) -> Tensor:
-    return torch.randperm(len(images)).to(images.device, non_blocking=True)
-
-
-def _put(batch: dict[str, Any], images: Tensor, partner: Tensor, lam: float) -> None:
+def _mix(batch: dict[str, Any], kind: MixUp | CutMix) -> None:
     if "partner" in batch:
         raise InputError("The batch is mixed already: an aug config may hold one of mixup and cutmix, so remove one.")
-    batch.update(image=images, partner=partner, lam=lam)
+    images = batch["image"]
+    mix = kind.draw(len(images), tuple(images.shape[-2:]))
+    mix = replace(mix, partner=mix.partner.to(images.device, non_blocking=True))
+    batch.update(image=mix(images), partner=mix.partner, lam=mix.share)
 
 
 def _positive(value: float, argument: str, name: str) -> float:

@@ -68,8 +68,12 @@ class RandomResizedCrop:
         self.scale, self.ratio = _range(scale, "scale"), _range(ratio, "ratio")
 
     def __call__(self, images: Tensor) -> Tensor:
-        boxes = draw_boxes(len(images), tuple(images.shape[-2:]), self.scale, self.ratio)
+        boxes = self.draw(len(images), images.shape[1:])
         return resized_crop(images, boxes.to(images.device, non_blocking=True), self.size, self.antialias)
+
+    def draw(self, n: int, shape: Sequence[int]) -> Tensor:
+        """n boxes, int64 (n, 4), in images of `shape` (C, H, W): see `draw_boxes`."""
+        return draw_boxes(n, tuple(shape[1:]), self.scale, self.ratio)
 
 
 def draw_boxes(
@@ -105,16 +109,19 @@ class RandomCrop:
             raise ValueError(f"padding is {padding}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        channels, *size = images.shape[1:]
+        top, left = self.draw(len(images), images.shape[1:]).T.to(images.device, non_blocking=True)
+        return window(images, top, left, self.size, self.fill.to(images.device, images.dtype, non_blocking=True))
+
+    def draw(self, n: int, shape: Sequence[int]) -> Tensor:
+        """n upper left corners, int64 (n, 2), in images of `shape` (C, H, W); in the padding they are below 0."""
+        channels, *size = shape
         room = [side + 2 * self.padding - crop for side, crop in zip(size, self.size, strict=True)]
         if min(room) < 0 or self.fill.numel() not in (1, channels):
             raise InputError(
                 f"RandomCrop to {self.size} with padding {self.padding} and {self.fill.numel()} channels of fill does "
-                f"not fit images of shape {tuple(images.shape[1:])}: correct size, padding, mean and std of the view."
+                f"not fit images of shape {tuple(shape)}: correct size, padding, mean and std of the view."
             )
-        corner = torch.stack([torch.randint(-self.padding, side - self.padding + 1, (len(images),)) for side in room])
-        top, left = corner.to(images.device, non_blocking=True)
-        return window(images, top, left, self.size, self.fill.to(images.device, images.dtype, non_blocking=True))
+        return torch.stack([torch.randint(-self.padding, side - self.padding + 1, (n,)) for side in room], 1)
 
 
 class ShufflePatches:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from ddrank.data.files import Files, moved
 from ddrank.data.stream import Stream
+
+if TYPE_CHECKING:
+    from ddrank.data.stored_views import StoredViews
 
 _VIEWED_BYTES = 1 << 26  # subsets of at least this many bytes are views
 _CHUNK_BYTES = 1 << 26
@@ -60,6 +64,7 @@ class Samples:
         labels: int64 (N,), class indices.
         soft: float32 (N, classes), the logits of soft labels, where there are any.
         mean, std: per-channel constants with which uint8 pixels are normalised as a batch is drawn; empty for float32.
+        views: those that a network is trained on, batch by batch and with labels of their own, where they are stored.
     """
 
     images: Tensor | Rows | Files
@@ -67,6 +72,7 @@ class Samples:
     soft: Tensor | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    views: StoredViews | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,7 +89,7 @@ class Samples:
     def __getitem__(self, index: Tensor) -> Samples:
         """The samples at `index` (int64 (n,))."""
         soft = None if self.soft is None else self.soft[index]
-        return replace(self, images=_subset(self.images, index), labels=self.labels[index], soft=soft)
+        return replace(self, images=_subset(self.images, index), labels=self.labels[index], soft=soft, views=None)
 
     def to(self, device: torch.device | str) -> Samples:
         """The same samples on `device`."""
@@ -137,6 +143,8 @@ class Samples:
                 digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
                 for chunk in _content(tensor):
                     digest.update(chunk)
+        if self.views is not None:
+            digest.update(self.views.sha256.encode())
         return digest.hexdigest()
 
 

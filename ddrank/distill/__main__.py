@@ -1,4 +1,4 @@
-"""python -m ddrank.distill: make a distilled dataset, or convert one that others made."""
+"""python -m ddrank.distill: make a distilled dataset; convert or relabel one that is there."""
 
 from __future__ import annotations
 
@@ -61,15 +61,75 @@ def conversion(places: list[str], settings: list[str]) -> Callable[[DictConfig],
     return job
 
 
+def relabelling(places: list[str], settings: list[str]) -> Callable[[DictConfig], None]:
+    """The job of `relabel SRC [DST]`: `places` are its positional arguments, `settings` the others."""
+
+    def job(config: DictConfig) -> None:
+        if len(places) not in (1, 2):
+            raise InputError(
+                f"relabel was given {len(places)} places ({', '.join(places) or 'none'}), expected one or two: "
+                "python -m ddrank.distill relabel SRC DST dataset=... teacher=..."
+            )
+        check(config)
+        from ddrank import engine
+        from ddrank.data import load_real
+        from ddrank.distill.relabel import relabel
+        from ddrank.progress import Display
+        from ddrank.store import Store
+
+        machine, store = engine.start(config.engine), Store(config.paths.store)
+        real = load_real(config.dataset, config.paths.data)
+        ipc = config.ipc if any(setting.startswith("ipc=") for setting in settings) else None
+        folder = Path(places[1]) if len(places) == 2 else None
+        with Display() as display:
+            path, views = relabel(config, real, folder, ipc, machine, store, display)
+        if views is None:
+            print(f"wrote {path} and grid.png beside it: one soft label (logits) an image")
+        else:
+            print(
+                f"wrote {path}, grid.png and views/ beside it: labels of {views.epochs} epochs of {views.count} views "
+                f"({views.nbytes / 1e6:.3g} MB); evaluate them with method.labels=multi method.stored_views=true"
+            )
+
+    return job
+
+
 def main() -> None:
-    if sys.argv[1:2] != ["convert"]:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    if word not in ("convert", "relabel"):
         launch(distillation, "distill")
         return
     settings = [argument for argument in sys.argv[2:] if _is_setting(argument)]
     places = [argument for argument in sys.argv[2:] if not _is_setting(argument)]
-    chosen = [] if any(setting.startswith("method=") for setting in settings) else ["method=custom"]
+    if word == "relabel":
+        settings = [_in_full(setting) for setting in settings]
+    chosen = [] if any(setting.startswith("method=") for setting in settings) else _custom(word, settings)
     sys.argv[1:] = [*chosen, override("method.data", places[0] if places else "nowhere"), *settings]
-    launch(conversion(places, settings), "distill")
+    launch((conversion if word == "convert" else relabelling)(places, settings), "distill")
+
+
+def _in_full(setting: str) -> str:
+    """`teacher=`, `views=` and `fkd=`, the words of relabelling, as the configuration has them.
+
+    >>> _in_full("teacher=convnet"), _in_full("teacher=[convnet,resnet18]"), _in_full("views=300")
+    ('method.teachers=[convnet]', 'method.teachers=[convnet,resnet18]', 'relabel.views=300')
+    """
+    key, _, value = setting.partition("=")
+    if key == "teacher":
+        return f"method.teachers={value if value.startswith('[') else f'[{value}]'}"
+    if key == "fkd":
+        return override("relabel.fkd", value)
+    return f"relabel.views={value}" if key == "views" else setting
+
+
+def _custom(word: str, settings: list[str]) -> list[str]:
+    """The method where none is named: one's own, and for its labels what goes with them, each unless it is said."""
+    if word == "convert":
+        return ["method=custom"]
+    views = any(re.match(r"relabel\.(views|fkd)=", setting) for setting in settings)
+    fitting = {"method.labels": "multi" if views else "single", "criterion": "kl", "aug": "rrc_cutmix"}
+    said = {setting.partition("=")[0] for setting in settings}
+    return ["method=custom", *(f"{key}={value}" for key, value in fitting.items() if key not in said)]
 
 
 def _is_setting(argument: str) -> bool:

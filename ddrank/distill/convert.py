@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ddrank import pictures
 from ddrank.data import Space, write_distilled
+from ddrank.data.classes import ClassNames
 from ddrank.data.distilled import FILE, DistilledDataset, distilled_from
 from ddrank.data.readers import Found, find, sha256_of
 from ddrank.data.real import class_names
@@ -32,32 +34,8 @@ def convert(
     space where the command does not either, or `folder` holds a file already and `overwrite` is false.
     """
     method, dataset = config.method, config.dataset
-    for name in (FILE, "grid.png"):
-        if (folder / name).exists() and not overwrite:
-            raise InputError(f"{folder / name} is there already: say overwrite=true, or choose another folder")
-    cache = Path(config.paths.store) / "downloads"
-    found = find(method.data, format=method.format, soft_labels=method.soft_labels, cache=cache)
-    names = class_names(dataset, config.paths.data) if found.class_names else None
-    distilled = distilled_from(
-        found,
-        dataset=dataset.name,
-        num_classes=dataset.num_classes,
-        ipc=_ipc(found, dataset.num_classes) if ipc is None else ipc,
-        channels=dataset.channels,
-        size=dataset.size,
-        space=method.space,
-        soft_kind=method.soft_kind,
-        resize=method.resize,
-        classes=names,
-        trust=method.trust,
-        hard=method.labels == "hard",
-        soft_path=method.soft_labels,
-    )
-    if found.space is None and not _space_is_told():
-        raise InputError(
-            f"{found.where} does not tell the space of its images, which the new file will: say it as "
-            "method.space=normalized, zca or pixel, or as method=... whose data they are"
-        )
+    refuse_overwriting(folder, (FILE, "grid.png"), overwrite)
+    found, names, distilled = read(config, ipc)
     constants = {"mean": list(method.mean), "std": list(method.std)} if distilled.space == "normalized" else {}
     space = Space(distilled.space, *(tuple(values) for values in constants.values()))
     if distilled.pixels and distilled.space == "zca":
@@ -88,6 +66,43 @@ def convert(
     shown = names or tuple(str(label) for label in range(dataset.num_classes))
     pictures.grid(_shown(images, space), distilled.labels, shown, folder / "grid.png")
     return path, distilled
+
+
+def refuse_overwriting(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Raise InputError for the first of `names` that is in `folder` already, unless `overwrite`."""
+    for name in names:
+        if (folder / name).exists() and not overwrite:
+            raise InputError(f"{folder / name} is there already: say overwrite=true, or choose another folder")
+
+
+def read(config: DictConfig, ipc: int | None) -> tuple[Found, ClassNames | None, DistilledDataset]:
+    """What `method.data` names: as its files have it, with the names of the dataset's classes where they name theirs,
+    and checked (see `convert`)."""
+    method, dataset = config.method, config.dataset
+    cache = Path(config.paths.store) / "downloads"
+    found = find(method.data, format=method.format, soft_labels=method.soft_labels, cache=cache)
+    names = class_names(dataset, config.paths.data) if found.class_names else None
+    distilled = distilled_from(
+        found,
+        dataset=dataset.name,
+        num_classes=dataset.num_classes,
+        ipc=_ipc(found, dataset.num_classes) if ipc is None else ipc,
+        channels=dataset.channels,
+        size=dataset.size,
+        space=method.space,
+        soft_kind=method.soft_kind,
+        resize=method.resize,
+        classes=names,
+        trust=method.trust,
+        hard=method.labels == "hard",
+        soft_path=method.soft_labels,
+    )
+    if found.space is None and not _space_is_told():
+        raise InputError(
+            f"{found.where} does not tell the space of its images, which the new file will: say it as "
+            "method.space=normalized, zca or pixel, or as method=... whose data they are"
+        )
+    return found, names, distilled
 
 
 def _space_is_told() -> bool:

@@ -176,7 +176,7 @@ def _watched(
 
 def _circumstances(config: DictConfig, engine: Engine) -> dict[str, Any]:
     """What a file also remembers: the versions, and the configuration but for what has no part in its images."""
-    aside = ("job", "logger", "num_eval", "overwrite", "paths", "score")
+    aside = ("job", "logger", "num_eval", "overwrite", "paths", "relabel", "score")
     settings = {name: value for name, value in build.plain(config).items() if name not in aside}
     settings["method"] = {name: value for name, value in settings["method"].items() if name != "data"}
     return {"environment": engine.environment(), "config": settings}
