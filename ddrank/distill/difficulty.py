@@ -9,6 +9,7 @@ experts on images that these classify correctly, and are learned like pixels and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -153,8 +154,7 @@ class AlignedMatching(Matching):
         self._average.lerp_(self.tensors["images"].detach(), 1 - self._datm.ema_decay)
 
     def result(self) -> Distilled:
-        made = super().result()
-        return Distilled(self._average.cpu().clone(), soft_labels=made.soft_labels, lr=made.lr)
+        return replace(super().result(), images=self._average.cpu())
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"average": self._average, "skipped": self._skipped}
