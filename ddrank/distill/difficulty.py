@@ -8,8 +8,9 @@ experts on images that these classify correctly, and are learned like pixels and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ddrank.distill.trajectory import MTT, Matching
 from ddrank.distill.unroll import Flat
 from ddrank.errors import InputError
 
+Classifier = Callable[[Tensor], Tensor]  # logits (n, classes) of images (n, C, H, W), on the CPU
 _TOGETHER = 256  # images that an expert classifies at a time
 
 
@@ -107,14 +109,19 @@ class DATM(MTT):
     def begin(self, task: Task) -> Distillation:
         experts = self._experts(task)
         experts.make()
-        classifiers = Classifiers(task, experts, self.experts, self.model)
         if self.init == "correct":
-            images = task.samples.floats(correct_images(task, classifiers))
-            logits = right_logits((classify(images) for classify in classifiers), task)
+            images = task.samples.floats(correct_images(task, self._classifiers(task, experts)))
+            logits = right_logits((classifier(images) for classifier in self._classifiers(task, experts)), task)
         else:
             images = task.random_real()
-            logits = next(iter(classifiers))(images)
+            logits = next(self._classifiers(task, experts))(images)
         return AlignedMatching(self, task, experts, images.to(task.device), logits.to(task.device))
+
+    def _classifiers(self, task: Task, experts: Experts) -> Iterator[Classifier]:
+        """The experts after their last epochs, in training mode, as they are matched."""
+        network = Flat(task.network(self.model).to(task.device).train())
+        for number in range(self.experts):
+            yield partial(classify, network, experts.final(number).to(task.device))
 
     def _rehearsed(self, task: Task, experts: Experts, share: float) -> Matching:
         logits = torch.zeros(len(task.labels), task.real.num_classes, device=task.device)
@@ -174,30 +181,14 @@ def upper_bound(iteration: int, first: int, last: int, growth: int) -> int:
     return min(last, first + (last - first) * iteration // growth)
 
 
-class Classifiers:
-    """Experts after their last epochs, one after the other: functions from images (n, C, H, W) to logits (n, classes),
-    on the CPU.
-
-    Networks are in training mode, as they are matched: a trajectory has no running statistics.
-    """
-
-    def __init__(self, task: Task, experts: Experts, count: int, model: str):
-        self._task, self._experts, self._count = task, experts, count
-        self._network = Flat(task.network(model).to(task.device).train())
-
-    def __iter__(self) -> Iterator[Any]:
-        for number in range(self._count):
-            parameters = self._experts.final(number).to(self._task.device)
-
-            @torch.no_grad()
-            def classify(images: Tensor, parameters: Tensor = parameters) -> Tensor:
-                parts = images.split(_TOGETHER)
-                return torch.cat([self._network(parameters, part.to(self._task.device)).cpu() for part in parts])
-
-            yield classify
+def classify(network: Flat, parameters: Tensor, images: Tensor) -> Tensor:
+    """Logits (n, classes), on the CPU, of `images` (n, C, H, W) on any device, under `parameters` (P,)."""
+    with torch.no_grad():
+        parts = images.split(_TOGETHER)
+        return torch.cat([network(parameters, part.to(parameters.device)).cpu() for part in parts])
 
 
-def correct_images(task: Task, classifiers: Iterable[Any]) -> Tensor:
+def correct_images(task: Task, classifiers: Iterable[Classifier]) -> Tensor:
     """Indices in `task.samples` (classes * ipc,), class-major, of random images that the first classifier is right
     about; where a class has too few of them, of those that the next ones are right about.
 
@@ -205,9 +196,9 @@ def correct_images(task: Task, classifiers: Iterable[Any]) -> Tensor:
     """
     labels, count = task.samples.labels, len(task.labels)
     chosen = torch.empty(0, dtype=torch.int64)
-    for classify in classifiers:
+    for classifier in classifiers:
         for index in torch.randperm(len(labels), generator=task.generator).split(_TOGETHER):
-            right = index[classify(task.samples.floats(index)).argmax(1) == labels[index]]
+            right = index[classifier(task.samples.floats(index)).argmax(1) == labels[index]]
             new = right[~torch.isin(right, chosen)]
             chosen = first_of_each_class(torch.cat([chosen, new]), labels, task.ipc)
             if len(chosen) == count:
