@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -20,6 +21,7 @@ from ddrank import build
 from ddrank.augment import DSA
 from ddrank.data.samples import Batches
 from ddrank.distill.base import Phase, Task, seconds_per_step
+from ddrank.distill.gsam import gsam
 from ddrank.distill.unroll import vector_of
 from ddrank.progress import duration
 from ddrank.student import derived_seed, new_network
@@ -30,12 +32,13 @@ _MOST_BYTES = 1 << 30  # of trajectories in memory
 
 @dataclass(frozen=True)
 class ExpertRecipe:
-    """How an expert is trained: plain SGD at a constant rate, DSA in plain mode on every batch.
+    """How an expert is trained: SGD at a constant rate, DSA in plain mode on every batch.
 
     Attributes:
         model: a name of `conf/model`.
         epochs, batch_size, lr: of the training.
         mirror: whether DSA may flip.
+        rho, alpha: radius and weight of GSAM (see `ddrank.distill.gsam`); rho 0 for plain gradients.
     """
 
     model: str
@@ -43,6 +46,13 @@ class ExpertRecipe:
     batch_size: int = 256
     lr: float = 0.01
     mirror: bool = True
+    rho: float = 0.0
+    alpha: float = 0.0
+
+    def effective(self) -> dict[str, Any]:
+        """Of the settings but the model's, those that count."""
+        aside = ("model",) if self.rho else ("model", "rho", "alpha")
+        return {name: value for name, value in asdict(self).items() if name not in aside}
 
 
 class Experts:
@@ -67,6 +77,10 @@ class Experts:
             self._read[number] = kept
         self._read.move_to_end(number)
         return self._read[number]
+
+    def final(self, number: int) -> Tensor:
+        """The parameters (P,) of one expert after its last epoch, on the CPU."""
+        return self._store(number)[-1].clone()
 
     def order(self, turn: int, seed: int) -> int:
         """The number of the expert whose turn it is: all of them pass by in an order of chance, then in another."""
@@ -101,7 +115,7 @@ class Experts:
             "version": VERSION,
             "train": self._task.samples.fingerprint,
             "model": self._architecture,
-            "recipe": {name: value for name, value in asdict(self._recipe).items() if name != "model"},
+            "recipe": self._recipe.effective(),
             "precision": self._task.engine.precision,
             "seed": number,
         }
@@ -143,7 +157,8 @@ class _Training:
         self._forward = task.engine.forward(self.network.train())
         for size, count in self._batches.sizes.items():
             self._forward.expect((size, *samples.images.shape[1:]), count * recipe.epochs, training=True)
-        self._optimizer = torch.optim.SGD(self.network.parameters(), recipe.lr)
+        self._parameters, self._recipe = list(self.network.parameters()), recipe
+        self._optimizer = torch.optim.SGD(self._parameters, recipe.lr)
         self._dsa, self._device = DSA(mirror=recipe.mirror), task.device
         torch.manual_seed(derived_seed(seed, "expert's training"))
 
@@ -156,7 +171,14 @@ class _Training:
 
     def step(self, batch: dict[str, Tensor]) -> None:
         images, labels = self._dsa(batch["image"].to(self._device)), batch["label"].to(self._device)
-        loss = F.cross_entropy(self._forward(images), labels)
-        self._optimizer.zero_grad()
-        loss.backward()
+
+        def gradients() -> list[Tensor]:
+            self._optimizer.zero_grad()
+            F.cross_entropy(self._forward(images), labels).backward()
+            return [parameter.grad for parameter in self._parameters]
+
+        rho, alpha = self._recipe.rho, self._recipe.alpha
+        found = gsam(self._parameters, gradients, rho, alpha) if rho else gradients()
+        for parameter, gradient in zip(self._parameters, found, strict=True):
+            parameter.grad = gradient
         self._optimizer.step()

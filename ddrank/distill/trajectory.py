@@ -19,8 +19,6 @@ from ddrank.distill.settings import check_not_negative, check_positive, one_of
 from ddrank.distill.unroll import Flat, Unroll, room, vector_of
 from ddrank.errors import InputError
 
-INITS = ("real", "noise")
-
 
 class MTT(Iterative):
     """Matching training trajectories.
@@ -39,6 +37,8 @@ class MTT(Iterative):
         train_epochs, train_batch, train_lr: of the experts' training.
         mirror: whether DSA may flip.
     """
+
+    inits = ("real", "noise")
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class MTT(Iterative):
         train_lr: float = 0.01,
         mirror: bool = True,
     ):
-        one_of("init", init, INITS)
+        one_of("init", init, self.inits)
         check_positive(iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs)
         check_positive(max_start_epoch=max_start_epoch, syn_batch=1 if syn_batch is None else syn_batch)
         check_positive(lr_img=lr_img, lr_init=lr_init, experts=experts, train_batch=train_batch, train_lr=train_lr)
@@ -79,26 +79,33 @@ class MTT(Iterative):
     def begin(self, task: Task) -> Distillation:
         experts = self._experts(task)
         experts.make()
-        return Matching(self, task, experts)
+        return Matching(self, task, experts, initial(task, self.init))
 
     def rehearse(self, task: Task) -> list[Phase]:
         """The experts that are missing, and iterations: steps of a student between random parameters, scaled."""
         experts, steps = self._experts(task), min(2, self.syn_steps)
-        matching = Matching(self, task, experts, share=steps / self.syn_steps)
+        matching = self._rehearsed(task, experts, steps / self.syn_steps)
         start, target = (vector_of(task.network(self.model)).to(task.device) for _ in range(2))
         taken = seconds_per_step(lambda _: matching.match(start, target, steps), steps=1)
         return [*experts.rehearse(), Phase("iterations", self.iterations, taken * self.syn_steps / steps)]
 
+    def _rehearsed(self, task: Task, experts: Experts, share: float) -> Matching:
+        """A matching like that of `begin`, before there are experts."""
+        return Matching(self, task, experts, initial(task, self.init), share)
+
+    def _recipe(self) -> ExpertRecipe:
+        return ExpertRecipe(self.model, self.train_epochs, self.train_batch, self.train_lr, self.mirror)
+
     def _experts(self, task: Task) -> Experts:
-        recipe = ExpertRecipe(self.model, self.train_epochs, self.train_batch, self.train_lr, self.mirror)
-        return Experts(task, recipe, self.experts, last=self.max_start_epoch - 1 + self.expert_epochs)
+        return Experts(task, self._recipe(), self.experts, last=self.max_start_epoch - 1 + self.expert_epochs)
 
 
 class Matching(Distillation):
-    """Trajectory matching under way, with hard labels; its students keep graphs in `share` of the room for them."""
+    """Trajectory matching under way, from `images` (N, C, H, W) on the device, with hard labels; its students keep
+    graphs in `share` of the room for them."""
 
-    def __init__(self, mtt: MTT, task: Task, experts: Experts, share: float = 1.0):
-        images = initial(task, mtt.init).requires_grad_()
+    def __init__(self, mtt: MTT, task: Task, experts: Experts, images: Tensor, share: float = 1.0):
+        images.requires_grad_()
         lr = torch.tensor(mtt.lr_init, device=task.device).requires_grad_()
         optimizers = [
             torch.optim.SGD([images], mtt.lr_img, momentum=mtt.momentum),
@@ -119,15 +126,19 @@ class Matching(Distillation):
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss = self.match(*(vector.to(self._task.device) for vector in ends), self._mtt.syn_steps)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.update(loss)
         lr = float(self.tensors["lr"].detach())
         if lr <= 0:
             raise InputError(
-                f"MTT: the learned rate of the students fell to {lr:.3g} at iteration {iteration}: "
-                "choose a smaller method.distiller.lr_lr or lr_img"
+                f"{type(self._mtt).__name__}: the learned rate of the students fell to {lr:.3g} at iteration "
+                f"{iteration}: choose a smaller method.distiller.lr_lr or lr_img"
             )
         return {"loss": loss, "lr": lr}
+
+    def update(self, loss: Tensor) -> None:
+        """Move what is learned, by the gradients of `loss`."""
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def start_epoch(self, iteration: int) -> int:
         """After how many epochs of the expert the student starts."""
