@@ -377,7 +377,7 @@ def test_settings_that_cannot_be_meant_are_refused(settings, sentence):
 
 
 def test_a_bound_that_does_not_grow():
-    assert DATM(initial_max_start_epoch=None, max_start_epoch=4, min_start_epoch=3).initial_max_start_epoch == 4
+    assert DATM(initial_max_start_epoch=None, max_start_epoch=4, min_start_epoch=3).first_bound == 4
 
 
 # --- the command ---

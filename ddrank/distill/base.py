@@ -149,8 +149,8 @@ class Distillation(ABC):
         """One iteration. Returns scalars worth plotting, `loss` first; they are read now and then only."""
 
     def result(self) -> Distilled:
-        """What has been made so far, on the CPU."""
-        made = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+        """A copy of what has been made so far, on the CPU."""
+        made = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()}
         lr = made.get("lr")
         return Distilled(made["images"], soft_labels=made.get("soft_labels"), lr=None if lr is None else float(lr))
 

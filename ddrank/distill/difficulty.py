@@ -9,9 +9,9 @@ experts on images that these classify correctly, and are learned like pixels and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ Classifier = Callable[[Tensor], Tensor]  # logits (n, classes) of images (n, C, 
 _TOGETHER = 256  # images that an expert classifies at a time
 
 
+@dataclass
 class DATM(MTT):
     """Difficulty-aligned trajectory matching; settings that are not said here are those of `MTT`.
 
@@ -42,69 +43,40 @@ class DATM(MTT):
         rho, alpha: radius and weight of the experts' GSAM; rho 0 for plain SGD, as MTT's experts.
     """
 
-    inits = ("correct", "real")
+    inits: ClassVar = ("correct", "real")
 
-    def __init__(
-        self,
-        model: str = "convnet",
-        iterations: int = 10000,
-        syn_steps: int = 80,
-        expert_epochs: int = 2,
-        min_start_epoch: int = 0,
-        initial_max_start_epoch: int | None = 10,
-        max_start_epoch: int = 20,
-        growth: int = 1000,
-        syn_batch: int | None = None,
-        lr_img: float = 100.0,
-        lr_label: float = 2.0,
-        lr_lr: float = 1e-5,
-        momentum: float = 0.5,
-        label_momentum: float = 0.9,
-        lr_init: float = 0.01,
-        init: str = "correct",
-        threshold: float = 1.0,
-        ema_decay: float = 0.0,
-        experts: int = 100,
-        train_epochs: int = 100,
-        train_batch: int = 256,
-        train_lr: float = 0.01,
-        rho: float = 0.01,
-        alpha: float = 0.3,
-        mirror: bool = True,
-    ):
-        super().__init__(
-            model=model,
-            iterations=iterations,
-            syn_steps=syn_steps,
-            expert_epochs=expert_epochs,
-            max_start_epoch=max_start_epoch,
-            syn_batch=syn_batch,
-            lr_img=lr_img,
-            lr_lr=lr_lr,
-            momentum=momentum,
-            lr_init=lr_init,
-            init=init,
-            experts=experts,
-            train_epochs=train_epochs,
-            train_batch=train_batch,
-            train_lr=train_lr,
-            mirror=mirror,
-        )
-        check_positive(growth=growth, threshold=threshold)
-        check_not_negative(min_start_epoch=min_start_epoch, lr_label=lr_label, label_momentum=label_momentum)
-        check_not_negative(ema_decay=ema_decay, rho=rho, alpha=alpha)
-        first = max_start_epoch if initial_max_start_epoch is None else initial_max_start_epoch
-        if not min_start_epoch < first <= max_start_epoch:
+    iterations: int = 10000
+    syn_steps: int = 80
+    min_start_epoch: int = 0
+    initial_max_start_epoch: int | None = 10
+    growth: int = 1000
+    lr_label: float = 2.0
+    label_momentum: float = 0.9
+    init: str = "correct"
+    threshold: float = 1.0
+    ema_decay: float = 0.0
+    train_epochs: int = 100
+    rho: float = 0.01
+    alpha: float = 0.3
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(growth=self.growth, threshold=self.threshold)
+        not_below = ("min_start_epoch", "lr_label", "label_momentum", "ema_decay", "rho", "alpha")
+        check_not_negative(**{name: getattr(self, name) for name in not_below})
+        if not self.min_start_epoch < self.first_bound <= self.max_start_epoch:
             raise InputError(
-                f"method.distiller.min_start_epoch={min_start_epoch}, initial_max_start_epoch={first} and "
-                f"max_start_epoch={max_start_epoch} leave no epoch to start from: the first must be below the second, "
-                "and the second not above the third"
+                f"method.distiller.min_start_epoch={self.min_start_epoch}, initial_max_start_epoch={self.first_bound} "
+                f"and max_start_epoch={self.max_start_epoch} leave no epoch to start from: the first must be below the "
+                "second, and the second not above the third"
             )
-        if ema_decay >= 1:
-            raise InputError(f"method.distiller.ema_decay is {ema_decay}, expected a number from 0 to below 1")
-        self.min_start_epoch, self.initial_max_start_epoch, self.growth = min_start_epoch, first, growth
-        self.lr_label, self.label_momentum, self.threshold = lr_label, label_momentum, threshold
-        self.ema_decay, self.rho, self.alpha = ema_decay, rho, alpha
+        if self.ema_decay >= 1:
+            raise InputError(f"method.distiller.ema_decay is {self.ema_decay}, expected a number from 0 to below 1")
+
+    @property
+    def first_bound(self) -> int:
+        """The upper bound on the start epoch to begin with."""
+        return self.max_start_epoch if self.initial_max_start_epoch is None else self.initial_max_start_epoch
 
     def begin(self, task: Task) -> Distillation:
         experts = self._experts(task)
@@ -147,7 +119,7 @@ class AlignedMatching(Matching):
 
     def start_epoch(self, iteration: int) -> int:
         datm = self._datm
-        bound = upper_bound(iteration, datm.initial_max_start_epoch, datm.max_start_epoch, datm.growth)
+        bound = upper_bound(iteration, datm.first_bound, datm.max_start_epoch, datm.growth)
         return int(torch.randint(datm.min_start_epoch, bound, (), generator=self._task.generator))
 
     def labels(self, index: Tensor) -> Tensor:

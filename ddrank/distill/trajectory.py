@@ -7,6 +7,9 @@ images, and the rate of these steps, are moved so that it ends where the expert 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +23,7 @@ from ddrank.distill.unroll import Flat, Unroll, room, vector_of
 from ddrank.errors import InputError
 
 
+@dataclass
 class MTT(Iterative):
     """Matching training trajectories.
 
@@ -38,43 +42,41 @@ class MTT(Iterative):
         mirror: whether DSA may flip.
     """
 
-    inits = ("real", "noise")
+    inits: ClassVar = ("real", "noise")
 
-    def __init__(
-        self,
-        model: str = "convnet",
-        iterations: int = 5000,
-        syn_steps: int = 30,
-        expert_epochs: int = 2,
-        max_start_epoch: int = 20,
-        syn_batch: int | None = None,
-        lr_img: float = 100.0,
-        lr_lr: float = 1e-5,
-        momentum: float = 0.5,
-        lr_init: float = 0.01,
-        init: str = "real",
-        experts: int = 100,
-        train_epochs: int = 50,
-        train_batch: int = 256,
-        train_lr: float = 0.01,
-        mirror: bool = True,
-    ):
-        one_of("init", init, self.inits)
-        check_positive(iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs)
-        check_positive(max_start_epoch=max_start_epoch, syn_batch=1 if syn_batch is None else syn_batch)
-        check_positive(lr_img=lr_img, lr_init=lr_init, experts=experts, train_batch=train_batch, train_lr=train_lr)
-        check_not_negative(lr_lr=lr_lr, momentum=momentum)
-        last = max_start_epoch - 1 + expert_epochs
-        if last > train_epochs:
+    model: str = "convnet"
+    iterations: int = 5000
+    syn_steps: int = 30
+    expert_epochs: int = 2
+    max_start_epoch: int = 20
+    syn_batch: int | None = None
+    lr_img: float = 100.0
+    lr_lr: float = 1e-5
+    momentum: float = 0.5
+    lr_init: float = 0.01
+    init: str = "real"
+    experts: int = 100
+    train_epochs: int = 50
+    train_batch: int = 256
+    train_lr: float = 0.01
+    mirror: bool = True
+
+    def __post_init__(self):
+        one_of("init", self.init, self.inits)
+        above = ("iterations", "syn_steps", "expert_epochs", "max_start_epoch", "syn_batch", "lr_img", "lr_init")
+        above += ("experts", "train_batch", "train_lr")
+        check_positive(**{name: value for name in above if (value := getattr(self, name)) is not None})
+        check_not_negative(lr_lr=self.lr_lr, momentum=self.momentum)
+        if self._last_epoch > self.train_epochs:
             raise InputError(
-                f"method.distiller.train_epochs is {train_epochs}, but max_start_epoch={max_start_epoch} and "
-                f"expert_epochs={expert_epochs} go on to epoch {last}: train the experts for {last} epochs or more"
+                f"method.distiller.train_epochs is {self.train_epochs}, but max_start_epoch={self.max_start_epoch} and "
+                f"expert_epochs={self.expert_epochs} go on to epoch {self._last_epoch}: train the experts for "
+                f"{self._last_epoch} epochs or more"
             )
-        self.model, self.iterations, self.syn_steps, self.expert_epochs = model, iterations, syn_steps, expert_epochs
-        self.max_start_epoch, self.syn_batch = max_start_epoch, syn_batch
-        self.lr_img, self.lr_lr, self.momentum, self.lr_init, self.init = lr_img, lr_lr, momentum, lr_init, init
-        self.experts, self.train_epochs, self.train_batch = experts, train_epochs, train_batch
-        self.train_lr, self.mirror = train_lr, mirror
+
+    @property
+    def _last_epoch(self) -> int:
+        return self.max_start_epoch - 1 + self.expert_epochs
 
     def begin(self, task: Task) -> Distillation:
         experts = self._experts(task)
@@ -97,7 +99,7 @@ class MTT(Iterative):
         return ExpertRecipe(self.model, self.train_epochs, self.train_batch, self.train_lr, self.mirror)
 
     def _experts(self, task: Task) -> Experts:
-        return Experts(task, self._recipe(), self.experts, last=self.max_start_epoch - 1 + self.expert_epochs)
+        return Experts(task, self._recipe(), self.experts, last=self._last_epoch)
 
 
 class Matching(Distillation):
