@@ -28,7 +28,7 @@ from ddrank.errors import InputError
 from ddrank.progress import Display
 from ddrank.store import Store
 
-SMALL = {"autoencoder_width": 8, "autoencoder_steps": 250, "unet_width": 16, "unet_steps": 400, "km_expand": None}
+SMALL = {"autoencoder_width": 8, "autoencoder_steps": 120, "unet_width": 16, "unet_steps": 200, "km_expand": None}
 QUICK = (
     "method=d4m",
     "method.distiller.autoencoder_width=8",
@@ -170,26 +170,29 @@ def test_images_that_cannot_be_halved_get_a_margin(store, size, framed):
     assert model.decode(halved).shape == images.shape
 
 
-def test_images_look_like_their_class_to_a_network_trained_on_real_data(store):
+@pytest.fixture(scope="module")
+def judge(store) -> MLPClassifier:
     """A network of scikit-learn's, which reads nearly all real test images right."""
+    kept, test = digits(store).real.kept, digits(store).real.test
+    made = MLPClassifier((64,), max_iter=200, tol=1e-3, random_state=0)
+    made.fit(kept.floats().flatten(1).numpy(), kept.labels.numpy())
+    assert made.score(test.floats().flatten(1).numpy(), test.labels.numpy()) > 0.93
+    return made
+
+
+def test_images_look_like_their_class_to_a_network_trained_on_real_data(store, judge):
     task = digits(store, ipc=10)
-    kept, test = task.real.kept, task.real.test
-    judge = MLPClassifier((64,), max_iter=60, random_state=0)
-    judge.fit(kept.floats().flatten(1).numpy(), kept.labels.numpy())
-    assert judge.score(test.floats().flatten(1).numpy(), test.labels.numpy()) > 0.93
     made = D4M(**SMALL).distill(task).images
     assert made.shape == (100, 1, 8, 8)
     pixels = task.space.inverse(made)
     assert -1e-6 < float(pixels.min()) < float(pixels.max()) < 1 + 1e-6
-    assert judge.score(pixels.flatten(1).numpy(), task.labels.numpy()) > 0.7
+    assert judge.score(pixels.flatten(1).numpy(), task.labels.numpy()) > 0.8
 
 
-def test_the_class_comes_from_the_label_where_the_prototype_is_all_noised(store):
+def test_the_class_comes_from_the_label_where_the_prototype_is_all_noised(store, judge):
     """From latents that show nothing: what the labels say is what the network that saw real data reads."""
     task = digits(store, ipc=10)
-    model, kept = small(task), task.real.kept
-    judge = MLPClassifier((64,), max_iter=60, random_state=0)
-    judge.fit(kept.floats().flatten(1).numpy(), kept.labels.numpy())
+    model = small(task)
     made = model.decode(model.denoise(torch.zeros(100, 4, 4, 4), task.labels, 1.0, 20, 3.0, task.generator))
     assert judge.score(made.flatten(1).numpy(), task.labels.numpy()) > 0.5
 
@@ -349,14 +352,14 @@ def test_prompts_are_the_names_of_the_classes(store, checkpoint):
 
 
 def test_a_folder_of_stable_diffusion_makes_images_without_any_network(store, checkpoint, offline, tmp_path):
-    distiller = D4M(checkpoint=str(checkpoint), steps=10)
+    distiller = D4M(checkpoint=str(checkpoint), steps=4)
     made = [distiller.distill(with_ten_images(store)).images for _ in range(2)]
     assert made[0].shape == (10, 1, 8, 8)
     assert torch.equal(made[0], made[1])
     half = shutil.copytree(checkpoint, tmp_path / "half")
     for weights in half.rglob("*.safetensors"):  # as folders with half precision alone call them
         weights.rename(weights.with_name(weights.name.replace(".safetensors", ".fp16.safetensors")))
-    assert torch.equal(made[0], D4M(checkpoint=str(half), steps=10).distill(with_ten_images(store)).images)
+    assert torch.equal(made[0], D4M(checkpoint=str(half), steps=4).distill(with_ten_images(store)).images)
 
 
 @pytest.mark.parametrize(
