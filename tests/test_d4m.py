@@ -421,6 +421,8 @@ def test_the_command_takes_a_checkpoint(command, checkpoint, offline, tmp_path):
     outcome = command("distill", *QUICK, *few, f"method.distiller.checkpoint={checkpoint}")
     assert outcome.code == 0, outcome.err
     assert "trained" not in outcome.err
+    assert "Loading" not in outcome.err  # no bars but our own
+    assert "10 images to generate of" in outcome.err.splitlines()[0]
     with safe_open(tmp_path / FILE, framework="pt") as file:
         assert file.get_tensor("images").shape == (10, 1, 8, 8)
         distiller = json.loads(file.metadata()["distiller"])

@@ -124,8 +124,9 @@ class D4M(Distiller):
         latents, labels = model.encode(pixels, task.generator), task.labels[: model.batch]
         latents = latents[torch.arange(len(labels)) % len(latents)]
         encoding = seconds_per_step(lambda _: model.encode(pixels, task.generator), steps=1) / len(pixels)
-        one = (1 / self.steps, self.steps, self.guidance, task.generator)
-        denoising = seconds_per_step(lambda _: model.denoise(latents, labels, *one), steps=1)
+        model.scheduler.set_timesteps(self.steps)
+        one = (latents.to(task.device), model.scheduler.timesteps[0], labels, self.guidance)
+        denoising = seconds_per_step(lambda _: model.guided(*one), steps=1)
         decoding = seconds_per_step(lambda _: model.decode(latents), steps=1)
         each = (int(self.steps * self.strength) * denoising + decoding) / len(labels)
         return [

@@ -96,17 +96,14 @@ class LatentDiffusion(ABC):
         latents = self.scheduler.add_noise(latents, noise, timesteps[:1]).to(self._engine.device)
         for timestep in timesteps:
             scaled = self.scheduler.scale_model_input(latents, timestep)
-            predicted = self._guided(scaled, timestep, labels, guidance)
+            predicted = self.guided(scaled, timestep, labels, guidance)
             latents = self.scheduler.step(predicted, timestep, latents, **self._draws(generator)).prev_sample
         return latents.float().cpu()
 
-    def autocast(self) -> torch.autocast:
-        """The engine's precision."""
-        dtype = _AUTOCAST.get(self._engine.precision)
-        return torch.autocast(self._engine.device, dtype, enabled=dtype is not None)
-
-    def _guided(self, latents: Tensor, timestep: Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """noise(nothing) + guidance * (noise(class) - noise(nothing))."""
+    @torch.no_grad()
+    def guided(self, latents: Tensor, timestep: Tensor, labels: Tensor, guidance: float) -> Tensor:
+        """noise(nothing) + guidance * (noise(class) - noise(nothing)), of `latents` (N, D, h, w) on the device, at
+        `timestep`, for the classes `labels` (N,)."""
         conditions = self.conditions[labels].to(latents.device)
         nothing = self.conditions[-1:].expand_as(conditions).to(latents.device)
         with self.autocast():
@@ -115,6 +112,11 @@ class LatentDiffusion(ABC):
             both = self.predict(torch.cat([latents, latents]), timestep, torch.cat([nothing, conditions]))
         of_nothing, of_class = both.float().chunk(2)
         return of_nothing + guidance * (of_class - of_nothing)
+
+    def autocast(self) -> torch.autocast:
+        """The engine's precision."""
+        dtype = _AUTOCAST.get(self._engine.precision)
+        return torch.autocast(self._engine.device, dtype, enabled=dtype is not None)
 
     def _draws(self, generator: torch.Generator) -> dict[str, torch.Generator]:
         """The source of random numbers, for schedulers that add noise at every step."""

@@ -34,6 +34,7 @@ class StableDiffusion(LatentDiffusion):
         super().__init__(task.engine)
         diffusers, transformers = library("diffusers"), library("transformers")
         _check(folder)
+        transformers.utils.logging.disable_progress_bar()  # the display has its own
         try:
             self.vae = diffusers.AutoencoderKL.from_pretrained(folder, **_local(folder, "vae"))
             self.unet = diffusers.UNet2DConditionModel.from_pretrained(folder, **_local(folder, "unet"))
