@@ -91,8 +91,8 @@ def _unreadable(folder: Path, reason: str) -> InputError:
 
 def _local(folder: Path, part: str) -> dict[str, Any]:
     """How a part is read: from the folder alone, and no pickles."""
-    variant = _variant(folder / part)
-    return {"subfolder": part, "local_files_only": True, "use_safetensors": True, "variant": variant}
+    where = {"subfolder": part, "variant": _variant(folder / part), "local_files_only": True}
+    return where | {"use_safetensors": True, "low_cpu_mem_usage": False}  # true would ask for another package
 
 
 def _variant(folder: Path) -> str | None:
