@@ -83,6 +83,7 @@ class Dataset:
     mirror: bool = True  # do classes survive mirroring?
     convnet_depth: int = 3
     crop_padding: int = 4
+    crop_area: float = 0.08  # of the views of random resized crops: the least part of an image
     rded_factor: int = 1
     real_hard_reference: Any = None  # {model: accuracy}: published ones (fractions), not measured anew
     validation: Validation = field(default_factory=Validation)

@@ -16,9 +16,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from ddrank import atomic, pictures
-from ddrank.distill.base import Distillation, Distilled, Iterative, Task, rehearsal
+from ddrank.distill.base import Distillation, Distilled, Iterative, Phase, Task, rehearsal
 from ddrank.errors import InputError, StoreWarning
-from ddrank.progress import duration
+from ddrank.progress import Display, duration
 
 _POINTS = 1000  # of a curve, at most
 
@@ -69,7 +69,9 @@ def carry_out(distiller: Iterative, task: Task, job: Job) -> tuple[Distilled | N
     name = f"{type(distiller).__name__} on {task.real.name}, IPC {task.ipc}"
     saved = _saved(job.checkpoint, task)
     if saved is None:
-        _announce(name, distiller, task)
+        with isolate_rng(include_cuda=task.device == "cuda"):
+            phases = distiller.rehearse(rehearsal(task))
+        announce(name, phases, task.display)
     distillation = distiller.begin(task)
     record, start = Record(), 0
     if saved is not None:
@@ -150,17 +152,15 @@ class _Loop:
         self._saved = time.monotonic()
 
 
-def _announce(name: str, distiller: Iterative, task: Task) -> None:
-    """Say what all of it will cost here, from a rehearsal."""
-    with isolate_rng(include_cuda=task.device == "cuda"):
-        phases = distiller.rehearse(rehearsal(task))
+def announce(name: str, phases: list[Phase], display: Display) -> None:
+    """Say what `phases` will cost here."""
     parts = [
         f"{phase.steps} {phase.name} of {phase.seconds:.2g} s, {duration(phase.steps * phase.seconds)}"
         for phase in phases
     ]
     total = sum(phase.steps * phase.seconds for phase in phases)
     whole = f"; together about {duration(total)}" if len(phases) > 1 else ""
-    task.display.say(f"{name}: expected on this machine: {'; '.join(parts)}{whole}")
+    display.say(f"{name}: expected on this machine: {'; '.join(parts)}{whole}")
 
 
 def _mosaic(made: Distilled, task: Task) -> Tensor:
