@@ -231,6 +231,13 @@ def test_in_pixel_space_the_range_is_from_0_to_1():
     assert (float(images.min()), float(images.max())) == (0, 1)
 
 
+def test_the_shortest_of_all_is_announced_with_its_length():
+    """A single iteration: there is no second one to measure."""
+    (phase,) = QUICK(iterations=1, batch=5).rehearse(task(ipc=1))
+    assert (phase.name, phase.steps) == ("iterations", 1)
+    assert phase.seconds > 0
+
+
 def test_the_seed_decides():
     made = [QUICK().distill(task(seed=seed)).images for seed in (0, 0, 1)]
     assert torch.equal(made[0], made[1])

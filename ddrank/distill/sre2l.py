@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddrank.augment.geometry import resized_crop
 from ddrank.augment.views import draw_boxes
 from ddrank.data import Space
-from ddrank.distill.base import Distillation, Distilled, Iterative, Task
+from ddrank.distill.base import Distillation, Distilled, Iterative, Phase, Task, seconds_per_step
 from ddrank.distill.settings import check_area, check_not_negative, check_positive, pixelwise
 from ddrank.errors import InputError
 
@@ -83,6 +83,11 @@ class SRe2L(Iterative):
 
     def begin(self, task: Task) -> Distillation:
         return Recovery(self, task)
+
+    def rehearse(self, task: Task) -> list[Phase]:
+        """The first step of the first batch, which is the largest: there may be no other."""
+        recovery = self.begin(task)
+        return [Phase("iterations", self.length(task), seconds_per_step(lambda _: recovery.step(0)))]
 
 
 class Recovery(Distillation):
