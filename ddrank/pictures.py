@@ -63,20 +63,25 @@ def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path)
     return _save(figure, path)
 
 
+def shown(labels: Tensor) -> Tensor:
+    """Which of images with class-major `labels` (N,) a mosaic shows: int64, in their order."""
+    index = torch.arange(len(labels)).unflatten(0, (int(labels.max()) + 1, -1))
+    return index[: MOST_COLUMNS**2 if index.shape[1] == 1 else MOST_CLASSES, :MOST_COLUMNS].flatten()
+
+
 def mosaic(pixels: Tensor, labels: Tensor) -> Tensor:
     """`pixels` (N, C, H, W) in [0, 1], class-major by `labels`, side by side as uint8 (height, width, C).
 
-    A row for each class; of one image a class, rows of ten. As many of each as `grid` shows.
+    A row for each class; of one image a class, rows of ten. As many of each as `grid` shows (see `shown`).
     """
-    classes = int(labels.max()) + 1
-    images = (pixels * 255).round().to(torch.uint8).unflatten(0, (classes, -1))[:, :MOST_COLUMNS]
+    index = shown(labels)
+    classes = int(labels[index].max()) + 1
+    images = (pixels[index] * 255).round().to(torch.uint8).unflatten(0, (classes, -1))
     if images.shape[1] == 1:
-        images = images[: MOST_COLUMNS**2, 0]
+        images = images[:, 0]
         rows = -(-len(images) // MOST_COLUMNS)
         images = torch.nn.functional.pad(images, (0, 0) * 3 + (0, rows * MOST_COLUMNS - len(images)))
         images = images.unflatten(0, (rows, MOST_COLUMNS))
-    else:
-        images = images[:MOST_CLASSES]
     framed = torch.nn.functional.pad(images, (0, 1, 0, 1), value=255)  # a line of white between them
     return framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-1, :-1].contiguous()
 

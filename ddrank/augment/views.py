@@ -77,7 +77,12 @@ class RandomResizedCrop:
 
 
 def draw_boxes(
-    n: int, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], attempts: int = 10
+    n: int,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    attempts: int = 10,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """n boxes, int64 (n, 4) = top, left, height, width, in images of `size` (H, W), as torchvision draws them.
 
@@ -85,14 +90,14 @@ def draw_boxes(
     attempts that fits counts, else the largest central box with a ratio in range.
     """
     height, width = size
-    area = height * width * (scale[0] + torch.rand(n, attempts) * (scale[1] - scale[0]))
+    area = height * width * (scale[0] + torch.rand(n, attempts, generator=generator) * (scale[1] - scale[0]))
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = (low + torch.rand(n, attempts) * (high - low)).exp()
+    aspect = (low + torch.rand(n, attempts, generator=generator) * (high - low)).exp()
     shapes = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], 2).round().long()
     fits = ((shapes > 0) & (shapes <= torch.tensor(size))).all(2)
     shape = shapes[torch.arange(n), fits.int().argmax(1)]
     room = torch.tensor(size) - shape + 1
-    corner = (torch.rand(n, 2) * room).long().minimum(room - 1)
+    corner = (torch.rand(n, 2, generator=generator) * room).long().minimum(room - 1)
     largest = torch.tensor([min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))])
     centred = (torch.tensor(size) - largest) // 2
     found = fits.any(1)[:, None]

@@ -115,6 +115,10 @@ class Iterative(Distiller):
 
     iterations: int
 
+    def length(self, task: Task) -> int:
+        """How many iterations the whole distillation of `task` has."""
+        return self.iterations
+
     @abstractmethod
     def begin(self, task: Task) -> Distillation:
         """Everything before the first iteration."""
@@ -122,14 +126,14 @@ class Iterative(Distiller):
     def distill(self, task: Task) -> Distilled:
         """All iterations at once."""
         distillation = self.begin(task)
-        for iteration in range(self.iterations):
+        for iteration in range(self.length(task)):
             distillation.step(iteration)
         return distillation.result()
 
     def rehearse(self, task: Task) -> list[Phase]:
         """What the phases of the whole distillation cost on this machine: measured on a few steps, which leave nothing
         behind. `task` is one of its own, its generator too."""
-        return [Phase("iterations", self.iterations, seconds_per_step(self.begin(task).step))]
+        return [Phase("iterations", self.length(task), seconds_per_step(self.begin(task).step))]
 
 
 class Distillation(ABC):

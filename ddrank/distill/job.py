@@ -73,15 +73,15 @@ def carry_out(distiller: Iterative, task: Task, job: Job) -> tuple[Distilled | N
             phases = distiller.rehearse(rehearsal(task))
         announce(name, phases, task.display)
     distillation = distiller.begin(task)
-    record, start = Record(), 0
+    record, start, length = Record(), 0, distiller.length(task)
     if saved is not None:
         start = _restore(saved, distillation, task, record)
-        task.display.say(f"{name}: going on at iteration {start} of {distiller.iterations}, from {job.checkpoint}")
-    loop = _Loop(name, distiller, distillation, task, job, record)
-    end = distiller.iterations if job.stop_at is None else min(job.stop_at, distiller.iterations)
+        task.display.say(f"{name}: going on at iteration {start} of {length}, from {job.checkpoint}")
+    loop = _Loop(name, length, distillation, task, job, record)
+    end = length if job.stop_at is None else min(job.stop_at, length)
     loop.run(start, end)
     record.seconds += time.monotonic() - loop.clock
-    if end < distiller.iterations:
+    if end < length:
         return None, record
     loop.look(end)
     return distillation.result(), record
@@ -90,10 +90,8 @@ def carry_out(distiller: Iterative, task: Task, job: Job) -> tuple[Distilled | N
 class _Loop:
     """The iterations, with all that happens between them."""
 
-    def __init__(
-        self, name: str, distiller: Iterative, distillation: Distillation, task: Task, job: Job, record: Record
-    ):
-        self._name, self._iterations, self._distillation = name, distiller.iterations, distillation
+    def __init__(self, name: str, length: int, distillation: Distillation, task: Task, job: Job, record: Record):
+        self._name, self._iterations, self._distillation = name, length, distillation
         self._task, self._job, self._record = task, job, record
         self._stride = max(1, self._iterations // _POINTS)
         self._moments = {round(self._iterations * (k / job.frames) ** 2) for k in range(job.frames)}
@@ -164,8 +162,9 @@ def announce(name: str, phases: list[Phase], display: Display) -> None:
 
 
 def _mosaic(made: Distilled, task: Task) -> Tensor:
-    pixels = task.space.inverse(made.images).clamp(0, 1)
-    return pictures.mosaic(pixels, task.labels)
+    shown = pictures.shown(task.labels)
+    pixels = task.space.inverse(made.images[shown]).clamp(0, 1)
+    return pictures.mosaic(pixels, task.labels[shown])
 
 
 def _save(path: Path, done: int, distillation: Distillation, task: Task, record: Record) -> None:

@@ -1,0 +1,138 @@
+"""RDED: Sun, Shi, Yu and Lin, "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation
+Paradigm" (CVPR 2024).
+
+Of random real images the crop is taken that an observer, a network trained on the real data, is surest of; the images
+with the best of these crops give them as patches, which are put together to new images. Nothing is optimised. Labels
+come from the teacher, during evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddrank.augment.geometry import resized_crop
+from ddrank.augment.views import draw_boxes
+from ddrank.distill.base import Distilled, Distiller, Task
+from ddrank.distill.settings import check_area, check_positive, pixelwise
+from ddrank.errors import InputError
+
+_TOGETHER = 100  # patches in one pass of the observer
+
+
+class RDED(Distiller):
+    """Realistic, diverse and efficient distillation.
+
+    Patches are cut out of images as the dataset's loader gives them, at its size; the authors cut them out of files at
+    their full resolution.
+
+    Args:
+        model: a name of `conf/model`; trained on the real data, it is the observer.
+        mipc: random images of each class that patches are cut out of (all of the class where it has fewer).
+        num_crop: crops of each, of which the one with the lowest cross entropy is its key patch.
+        factor: an image is made of factor x factor key patches.
+        area: areas that a crop may have, parts of the image; crops are square.
+    """
+
+    wants_trained = True
+
+    def __init__(
+        self,
+        model: str = "resnet18",
+        mipc: int = 300,
+        num_crop: int = 5,
+        factor: int = 1,
+        area: Sequence[float] = (0.08, 1.0),
+    ):
+        check_positive(mipc=mipc, num_crop=num_crop, factor=factor)
+        check_area("area", area)
+        self.model, self.mipc, self.num_crop, self.factor, self.area = model, mipc, num_crop, factor, list(area)
+
+    def distill(self, task: Task) -> Distilled:
+        pixelwise(task.space)
+        self._check(task)
+        observer = task.trained(self.model).eval().requires_grad_(False)
+        images = torch.empty((len(task.labels), *task.samples.images.shape[1:]))
+        name = f"RDED on {task.real.name}, IPC {task.ipc}: classes"
+        with task.display.activity(name, task.real.num_classes) as advance:
+            for label, made in enumerate(images.split(task.ipc)):
+                members = task.members(label)
+                drawn = members[torch.randperm(len(members), generator=task.generator)[: self.mipc]]
+                real = task.samples.floats(drawn).to(task.device)
+                patches, scores = key_patches(real, label, observer, self, task.generator)
+                best = scores.argsort(stable=True)[: task.ipc * self.factor**2]
+                made.copy_(stitched(patches[best], self.factor, real.shape[-1]))
+                advance()
+        return Distilled(images)
+
+    def _check(self, task: Task) -> None:
+        """Raise InputError where there are not enough images, or pixels, for the patches."""
+        if self.factor > task.real.size:
+            raise InputError(
+                f"method.distiller.factor is {self.factor}, but images of {task.real.name} are {task.real.size} pixels "
+                "wide: choose 1 or 2"
+            )
+        needed = task.ipc * self.factor**2
+        for label, name in enumerate(task.real.class_names):
+            available = min(self.mipc, len(task.members(label)))
+            if available < needed:
+                raise InputError(
+                    f"ipc={task.ipc} with method.distiller.factor={self.factor} takes {needed} patches of class "
+                    f"{name!r} of {task.real.name}, each from another image, but there are {available} (the smaller of "
+                    "method.distiller.mipc and its training images): choose a smaller ipc or factor, or a larger mipc"
+                )
+
+
+def key_patches(
+    real: Tensor, label: int, observer: nn.Module, rded: RDED, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The best of `num_crop` random square crops of each of `real` (n, C, S, S), resized to s = S // factor.
+
+    Returns them, (n, C, s, s), and their scores (n,): see `patch_scores`; lower is better.
+    """
+    size = real.shape[-1]
+    side = size // rded.factor
+    patches, scores = None, torch.full((len(real),), torch.inf, device=real.device)
+    for _ in range(rded.num_crop):
+        boxes = draw_boxes(len(real), (size, size), tuple(rded.area), (1.0, 1.0), generator=generator)
+        crops = resized_crop(real, boxes.to(real.device), (side, side))
+        found = patch_scores(crops, label, observer, size)
+        better = found < scores
+        patches = crops if patches is None else torch.where(better.view(-1, 1, 1, 1), crops, patches)
+        scores = torch.where(better, found, scores)
+    return patches, scores
+
+
+@torch.no_grad()
+def patch_scores(patches: Tensor, label: int, observer: nn.Module, size: int) -> Tensor:
+    """The cross entropy (n,) of `observer` with `label` for `patches` (n, C, s, s), padded with zeros to `size`."""
+    before = (size - patches.shape[-1]) // 2
+    after = size - patches.shape[-1] - before
+    scores = [
+        -observer(F.pad(part, (before, after, before, after))).log_softmax(1)[:, label]
+        for part in patches.split(_TOGETHER)
+    ]
+    return torch.cat(scores)
+
+
+def stitched(patches: Tensor, factor: int, size: int) -> Tensor:
+    """Images of factor x factor patches each, (n, C, size, size), from n * factor^2 `patches` (C, s, s), best first.
+
+    The best n patches are the upper left ones of all images, the next n those to their right, and so on: image r has
+    the ranks r, r + n, r + 2 n, ... Where `factor` does not divide `size`, the first cells are a pixel larger, and
+    patches are brought to their size by the nearest pixels.
+    """
+    cells = patches.unflatten(0, (factor, factor, -1))
+    sides = [size // factor + (number < size % factor) for number in range(factor)]
+    rows = [
+        torch.cat([_resized(cells[row, column], sides[row], sides[column]) for column in range(factor)], 3)
+        for row in range(factor)
+    ]
+    return torch.cat(rows, 2)
+
+
+def _resized(patches: Tensor, height: int, width: int) -> Tensor:
+    return patches if patches.shape[-2:] == (height, width) else F.interpolate(patches, (height, width), mode="nearest")
