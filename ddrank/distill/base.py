@@ -107,7 +107,7 @@ class Distiller(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """The parameters, JSON-like, for the file's metadata."""
-        return dict(vars(self))
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
 class Iterative(Distiller):

@@ -7,6 +7,7 @@ model that is told the class, and decoded (algorithm 1). Labels are the teachers
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ddrank.errors import InputError
 from ddrank.progress import duration
 
 
+@dataclass
 class D4M(Distiller):
     """Disentangled diffusion.
 
@@ -39,32 +41,28 @@ class D4M(Distiller):
             the two small networks.
     """
 
-    def __init__(
-        self,
-        checkpoint: str | None = None,
-        strength: float = 0.7,
-        guidance: float | None = None,
-        steps: int = 50,
-        km_expand: int | None = 1,
-        negative: str = "cartoon, anime, painting",
-        autoencoder_width: int = 32,
-        autoencoder_steps: int = 10000,
-        unet_width: int = 64,
-        unet_steps: int = 20000,
-    ):
-        check_positive(steps=steps, km_expand=1 if km_expand is None else km_expand)
-        check_not_negative(guidance=0 if guidance is None else guidance)
-        check_positive(autoencoder_steps=autoencoder_steps, unet_steps=unet_steps)
-        if not 0 <= strength <= 1:
-            raise InputError(f"method.distiller.strength is {strength}, expected a number from 0 to 1")
-        for name, width in (("autoencoder_width", autoencoder_width), ("unet_width", unet_width)):
-            if width < 8 or width % 8:
+    checkpoint: str | None = None
+    strength: float = 0.7
+    guidance: float | None = None
+    steps: int = 50
+    km_expand: int | None = 1
+    negative: str = "cartoon, anime, painting"
+    autoencoder_width: int = 32
+    autoencoder_steps: int = 10000
+    unet_width: int = 64
+    unet_steps: int = 20000
+
+    def __post_init__(self):
+        if self.guidance is None:
+            self.guidance = 8.0 if self.checkpoint else 3.0
+        check_positive(steps=self.steps, km_expand=1 if self.km_expand is None else self.km_expand)
+        check_positive(autoencoder_steps=self.autoencoder_steps, unet_steps=self.unet_steps)
+        check_not_negative(guidance=self.guidance)
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"method.distiller.strength is {self.strength}, expected a number from 0 to 1")
+        for name in ("autoencoder_width", "unet_width"):
+            if (width := getattr(self, name)) < 8 or width % 8:
                 raise InputError(f"method.distiller.{name} is {width}, expected a multiple of 8")
-        self.checkpoint, self.strength, self.steps, self.km_expand = checkpoint, strength, steps, km_expand
-        self.guidance = guidance if guidance is not None else 8.0 if checkpoint else 3.0
-        self.negative = negative
-        self.autoencoder_width, self.autoencoder_steps = autoencoder_width, autoencoder_steps
-        self.unet_width, self.unet_steps = unet_width, unet_steps
 
     def parameters(self) -> dict[str, Any]:
         """The parameters; of a checkpoint its folder's name, wherever that lies."""

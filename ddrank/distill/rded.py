@@ -9,6 +9,8 @@ come from the teacher, during evaluation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from ddrank.errors import InputError
 _TOGETHER = 100  # patches in one pass of the observer
 
 
+@dataclass
 class RDED(Distiller):
     """Realistic, diverse and efficient distillation.
 
@@ -37,19 +40,17 @@ class RDED(Distiller):
         area: areas that a crop may have, parts of the image; crops are square.
     """
 
-    wants_trained = True
+    wants_trained: ClassVar = True
 
-    def __init__(
-        self,
-        model: str = "resnet18",
-        mipc: int = 300,
-        num_crop: int = 5,
-        factor: int = 1,
-        area: Sequence[float] = (0.08, 1.0),
-    ):
-        check_positive(mipc=mipc, num_crop=num_crop, factor=factor)
-        check_area("area", area)
-        self.model, self.mipc, self.num_crop, self.factor, self.area = model, mipc, num_crop, factor, list(area)
+    model: str = "resnet18"
+    mipc: int = 300
+    num_crop: int = 5
+    factor: int = 1
+    area: Sequence[float] = (0.08, 1.0)
+
+    def __post_init__(self):
+        check_positive(mipc=self.mipc, num_crop=self.num_crop, factor=self.factor)
+        check_area("area", self.area)
 
     def distill(self, task: Task) -> Distilled:
         pixelwise(task.space)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from ddrank.errors import InputError
 _RATIO = 3 / 4, 4 / 3  # of a crop's width to its height, torchvision's
 
 
+@dataclass
 class SRe2L(Iterative):
     """Recovering images from a teacher, one of each of `batch` classes at a time.
 
@@ -44,33 +46,29 @@ class SRe2L(Iterative):
         roll: by how many pixels views are rolled down and to the right, from and to.
     """
 
-    wants_trained = True
+    wants_trained: ClassVar = True
 
-    def __init__(
-        self,
-        model: str = "resnet18",
-        iterations: int = 4000,
-        batch: int = 100,
-        lr: float = 0.25,
-        alpha_bn: float = 0.01,
-        first_bn: float = 10.0,
-        alpha_tv: float = 0.0,
-        alpha_l2: float = 0.0,
-        crop: Sequence[float] | None = (0.08, 1.0),
-        crop_each: bool = False,
-        mirror: bool = True,
-        roll: Sequence[int] = (0, 32),
-    ):
-        check_positive(iterations=iterations, batch=batch, lr=lr)
-        check_not_negative(alpha_bn=alpha_bn, first_bn=first_bn, alpha_tv=alpha_tv, alpha_l2=alpha_l2)
-        if crop is not None:
-            check_area("crop", crop)
-        if len(roll) != 2 or roll[0] > roll[1]:
-            raise InputError(f"method.distiller.roll is {list(roll)}, expected two numbers of pixels, from and to")
-        self.model, self.iterations, self.batch, self.lr = model, iterations, batch, lr
-        self.alpha_bn, self.first_bn, self.alpha_tv, self.alpha_l2 = alpha_bn, first_bn, alpha_tv, alpha_l2
-        self.crop, self.crop_each = None if crop is None else list(crop), crop_each
-        self.mirror, self.roll = mirror, list(roll)
+    model: str = "resnet18"
+    iterations: int = 4000
+    batch: int = 100
+    lr: float = 0.25
+    alpha_bn: float = 0.01
+    first_bn: float = 10.0
+    alpha_tv: float = 0.0
+    alpha_l2: float = 0.0
+    crop: Sequence[float] | None = (0.08, 1.0)
+    crop_each: bool = False
+    mirror: bool = True
+    roll: Sequence[int] = (0, 32)
+
+    def __post_init__(self):
+        check_positive(iterations=self.iterations, batch=self.batch, lr=self.lr)
+        check_not_negative(alpha_bn=self.alpha_bn, first_bn=self.first_bn)
+        check_not_negative(alpha_tv=self.alpha_tv, alpha_l2=self.alpha_l2)
+        if self.crop is not None:
+            check_area("crop", self.crop)
+        if len(self.roll) != 2 or self.roll[0] > self.roll[1]:
+            raise InputError(f"method.distiller.roll is {list(self.roll)}, expected two numbers of pixels, from and to")
 
     def length(self, task: Task) -> int:
         return self.iterations * len(self.batches(task))
