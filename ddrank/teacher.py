@@ -63,18 +63,20 @@ class TeacherRoom:
 
     def teachers(self, space: Space) -> Teachers:
         """The teachers of `method.teachers`, for images in `space`."""
-        names, files = list(self._config.method.teachers), list(self._config.method.teacher_weights)
         networks, fingerprints = [], []
-        for position, name in enumerate(names):
-            model = model_named(name, self._config)
-            if files:
-                network, fingerprint = self._read(Path(files[position]), model)
-            else:
-                # The same architecture twice means two teachers: they differ by their seed.
-                network, fingerprint = self.trained(model, space, seed=names[:position].count(name))
+        for position in range(len(self._config.method.teachers)):
+            network, fingerprint = self._teacher(position, space)
             networks.append(network.eval().requires_grad_(False).to(self._engine.device))
             fingerprints.append(fingerprint)
         return Teachers(tuple(networks), digest({"teachers": fingerprints}))
+
+    def network(self, name: str, space: Space) -> nn.Module:
+        """A network of the `conf/model` name that knows the real data: the teacher of that name, where the method has
+        one, else one trained like a teacher."""
+        names = list(self._config.method.teachers)
+        if name in names:
+            return self._teacher(names.index(name), space)[0]
+        return self.trained(model_named(name, self._config), space)[0]
 
     def trained(self, model: dict[str, Any], space: Space, seed: int = 0) -> tuple[nn.Module, str]:
         """A network of the `model` config trained on the real data, and a fingerprint of how."""
@@ -95,6 +97,14 @@ class TeacherRoom:
         fitted = self._store.tensors(key, partial(self._fit, model, recipe, aug, space, seed))
         network.load_state_dict(fitted)
         return network, digest(key)
+
+    def _teacher(self, position: int, space: Space) -> tuple[nn.Module, str]:
+        names, files = list(self._config.method.teachers), list(self._config.method.teacher_weights)
+        model = model_named(names[position], self._config)
+        if files:
+            return self._read(Path(files[position]), model)
+        # The same architecture twice means two teachers: they differ by their seed.
+        return self.trained(model, space, seed=names[:position].count(names[position]))
 
     def _fit(
         self, model: dict[str, Any], recipe: Training, aug: dict[str, Any], space: Space, seed: int

@@ -280,6 +280,23 @@ def test_the_teacher_knows_what_is_recovered_and_its_statistics_are_met(command,
         assert float((teacher(noise).argmax(1) == torch.arange(10).repeat(20)).float().mean()) < 0.3
 
 
+def test_a_given_teacher_is_the_one_that_images_are_recovered_from(command, tmp_path):
+    """With the weights of a file nothing is trained, and other weights give other images."""
+    torch.manual_seed(0)
+    quick = (*DIGITS, "method.distiller.iterations=3", "overwrite=true")
+    made = []
+    for name in ("one.pt", "two.pt"):
+        network = ConvNet(depth=3, width=128, num_classes=10, channels=1, size=8, norm="batch")
+        torch.save(network.state_dict(), tmp_path / name)
+        outcome = command("distill", *quick, f"method.teacher_weights=[{name}]")
+        assert outcome.code == 0, outcome.err
+        assert "teacher" not in outcome.err
+        made.append((tmp_path / FILE.format(1)).read_bytes())
+    assert made[0] != made[1]
+    again = command("distill", *quick[:-1], "method.teacher_weights=[one.pt]")
+    assert "was made with weights" in again.sentence()
+
+
 def test_stopped_within_a_batch_and_between_two_it_resumes_to_the_same_images(command, tmp_path, store):
     quick = (*DIGITS, "ipc=2", "method.distiller.iterations=5", "method.distiller.batch=4", f"paths.store={store}")
     quick += ("job.frames=0",)

@@ -19,6 +19,7 @@ from ddrank.config import Job as JobSettings
 from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space, fit_space, write_distilled
 from ddrank.data.distilled import FILE, read_metadata
+from ddrank.data.readers import sha256_of
 from ddrank.distill.base import Distilled, Distiller, Iterative, Task
 from ddrank.distill.job import Job, Record, carry_out
 from ddrank.distill.validation import validation_accuracy
@@ -129,7 +130,7 @@ def _task(
         return build_model(architecture(name), num_classes=real.num_classes, channels=real.channels, size=real.size)
 
     def trained(name: str) -> nn.Module:
-        return room.trained(architecture(name), space)[0].to(engine.device).eval()
+        return room.network(name, space).to(engine.device).eval()
 
     return Task(
         real=real,
@@ -196,7 +197,12 @@ def _networks(config: DictConfig, distiller: Distiller) -> dict[str, Any]:
     """What the networks of a distiller are and, where it wants them trained, how."""
     name = config.method.distiller.get("model")
     model = {} if name is None else {"model": build.unnamed(model_named(name, config))}
-    return model | ({"training": build.plain(config.dataset.teacher)} if distiller.wants_trained else {})
+    if not distiller.wants_trained:
+        return model
+    teachers, files = list(config.method.teachers), list(config.method.teacher_weights)
+    if files and name in teachers:
+        return model | {"weights": sha256_of(Path(files[teachers.index(name)]))}
+    return model | {"training": build.plain(config.dataset.teacher)}
 
 
 def _same_settings(path: Path, wanted: dict[str, Any]) -> None:
