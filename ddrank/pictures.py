@@ -26,13 +26,15 @@ STYLES = {
 }
 
 
-def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path) -> Path:
+def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path, total: int | None = None) -> Path:
     """Draw `pixels` (N, C, H, W), uint8 or in [0, 1], as a PNG at `path`: a row for each class; of one image a class,
     rows of ten.
 
-    At most 20 classes and 10 images of each are shown (100 classes of one image); the title says how many there are.
+    At most 20 classes and 10 images of each are shown (100 classes of one image); the title says how many there are,
+    `total` where `pixels` are only those that are shown (see `shown`).
     """
-    single = len(labels) == len(class_names)
+    total = len(labels) if total is None else total
+    single = total == len(class_names)
     rows = [np.flatnonzero(labels.numpy() == label)[:MOST_COLUMNS] for label in range(len(class_names))]
     if single:
         order = np.concatenate(rows)[: MOST_COLUMNS**2]
@@ -58,8 +60,8 @@ def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path)
             name = _short(class_names[number])
             cells[0].text(-0.15, 0.5, name, transform=cells[0].transAxes, ha="right", va="center", fontsize=8)
     shown = sum(len(row) for row in rows)
-    note = "" if shown == len(labels) else f", {shown} shown"
-    figure.suptitle(f"{len(labels)} images of {len(class_names)} classes{note}", fontsize=8, y=1.0, va="bottom")
+    note = "" if shown == total else f", {shown} shown"
+    figure.suptitle(f"{total} images of {len(class_names)} classes{note}", fontsize=8, y=1.0, va="bottom")
     return _save(figure, path)
 
 

@@ -248,7 +248,8 @@ def write_distilled(
     `metadata` says dataset, method, ipc, space, seed and the distiller's parameters (JSON-like); `soft_labels` are
     logits unless `metadata["soft_labels"]` says otherwise.
     """
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     tensors = {"images": images.detach().cpu().float().contiguous(), "labels": labels.cpu().contiguous()}
     tensors |= {f"images_{k}": more.detach().cpu().float().contiguous() for k, more in enumerate(others, 1)}
@@ -258,17 +259,27 @@ def write_distilled(
     if lr is not None:
         tensors["lr"] = torch.tensor(lr)
     text = {key: json.dumps(value) for key, value in {**metadata, "ddrank": __version__}.items()}
-    return atomic.write_bytes(Path(folder) / FILE, _in_order(save(tensors, metadata=text)))
+
+    def write(file: Path) -> None:
+        try:
+            save_file(tensors, file, metadata=text)
+        except SafetensorError as error:  # so it reports a full disk
+            raise OSError(str(error)) from error
+        _sort_metadata(file)
+
+    return atomic.write_with(Path(folder) / FILE, write)
 
 
-def _in_order(content: bytes) -> bytes:
-    """The same safetensors file with its metadata sorted: the library writes them in another order each time."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + content[end:]
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata of a safetensors file in its place: the library writes them in another order each time."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        opened.seek(8)
+        opened.write(text.ljust(length))
 
 
 def _sha256(files: tuple[Path, ...]) -> str:

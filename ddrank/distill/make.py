@@ -185,8 +185,9 @@ def _circumstances(config: DictConfig, engine: Engine) -> dict[str, Any]:
 
 def _draw(made: Distilled, record: Record, task: Task, folder: Path) -> None:
     """The pictures beside the file: the images, and how they came about."""
-    pixels = task.space.inverse(made.images).clamp(0, 1)
-    pictures.grid(pixels, task.labels, task.real.class_names, folder / "grid.png")
+    shown = pictures.shown(task.labels)
+    pixels, total = task.space.inverse(made.images[shown]).clamp(0, 1), len(task.labels)
+    pictures.grid(pixels, task.labels[shown], task.real.class_names, folder / "grid.png", total)
     if record.frames:
         pictures.film(record.frames, folder / "progress.gif")
     if record.rows:
