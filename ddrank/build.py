@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
 import difflib
 import importlib
 import inspect
+import re
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +59,7 @@ def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> A
         near = difflib.get_close_matches(unknown[0], settings, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(settings) or 'no settings'}"
         raise InputError(f"{where} has no setting {unknown[0]!r}: {hint}")
+    _check_types(target, arguments, where)
     arguments |= {key: value for key, value in given.items() if key in parameters or open_ended}
     needed = [
         name
@@ -65,6 +71,35 @@ def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> A
     if needed:
         raise InputError(f"{where} needs a value for {needed[0]}: give it as {where}.{needed[0]}=...")
     return target(**arguments)
+
+
+def _check_types(target: Any, arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse values that the annotations of `target` do not allow, as far as those are of plain types."""
+    try:
+        hints = typing.get_type_hints(
+            target if dataclasses.is_dataclass(target) else getattr(target, "__init__", target)
+        )
+    except (NameError, TypeError):  # names that exist for type checkers alone
+        return
+    for name, value in arguments.items():
+        if name in hints and not _fits(value, hints[name]):
+            expected = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else None
+            expected = expected or re.sub(r"[\w.]+\.(?=\w)", "", str(hints[name])).replace("None", "null")
+            raise InputError(f"{where}.{name} is {value!r}, expected {expected}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a config is of the type `hint`; of types that no config can express, everything is."""
+    origin, choices = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, choice) for choice in choices)
+    if origin in (collections.abc.Sequence, list):
+        return isinstance(value, list | tuple) and all(_fits(entry, choices[0]) for entry in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, types.NoneType) else True
 
 
 def parts(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> list[Any]:

@@ -326,6 +326,8 @@ def check(config: DictConfig) -> None:
     _at_least("ipc", config.ipc, 1)
     _at_least("num_eval", config.num_eval, 1)
     _at_least("seed", config.seed, 0)
+    if "job" in config:
+        _check_job(config.job)
     for name in ("w", "g"):
         if not 0 <= config.score[name] <= 1:
             raise InputError(f"score.{name} is {config.score[name]}, expected a weight in [0, 1]")
@@ -435,6 +437,13 @@ def _check_labels(config: DictConfig) -> None:
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f"{key} is {value!r}, expected one of {', '.join(known)}")
+
+
+def _check_job(job: DictConfig) -> None:
+    for name, least in (("checkpoint_minutes", 0), ("frames", 0), ("validate_every", 0), ("validate_students", 1)):
+        _at_least(f"job.{name}", job[name], least)
+    if job.stop_at is not None:
+        _at_least("job.stop_at", job.stop_at, 1)
 
 
 def _at_least(key: str, value: float, least: int) -> None:

@@ -233,3 +233,29 @@ def test_the_command_itself_prints_one_line(process):
     assert outcome.code == 2
     assert outcome.out == ""
     assert len(outcome.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "settings, problem",
+    [
+        (("method=dm", "method.distiller.iterations=2.5"), "method.distiller.iterations is 2.5, expected int"),
+        (("method=dm", "method.distiller.iterations=abc"), "method.distiller.iterations is 'abc', expected int"),
+        (("method=dm", "method.distiller.mirror=maybe"), "method.distiller.mirror is 'maybe', expected bool"),
+        (("method=dm", "method.distiller.lr=true"), "method.distiller.lr is True, expected float"),
+        (("method=mtt", "method.distiller.syn_batch=1.5"), "method.distiller.syn_batch is 1.5, expected int | null"),
+        (
+            ("method=sre2l", "method.distiller.roll=[0,1.5]"),
+            "method.distiller.roll is [0, 1.5], expected Sequence[int]",
+        ),
+        (
+            ("method=sre2l", "method.distiller.crop=0.5"),
+            "method.distiller.crop is 0.5, expected Sequence[float] | null",
+        ),
+        (("method=dm", "job.stop_at=0"), "job.stop_at"),
+        (("method=dm", "job.validate_students=0"), "job.validate_students"),
+        (("method=dm", "job.frames=-1"), "job.frames"),
+    ],
+)
+def test_bad_settings_of_a_distillation(command, tmp_path, settings, problem):
+    assert problem in command("distill", *settings).sentence()
+    assert not (tmp_path / "distilled").exists()

@@ -135,8 +135,9 @@ class _Loop:
         self._job.log(iteration, values)
 
     def _check(self, iteration: int, values: dict[str, Tensor | float]) -> None:
-        loss = float(values["loss"])
-        if not math.isfinite(loss):
+        loss, tensors = float(values["loss"]), self._distillation.tensors.values()
+        lost = not all(bool(tensor.isfinite().all()) for tensor in tensors) if tensors else not math.isfinite(loss)
+        if lost:  # a loss alone may be one that a method passes over
             raise InputError(
                 f"{self._name}: the loss is {loss} at iteration {iteration}, so the images are lost: choose smaller "
                 "learning rates (method.distiller.lr and the like)"

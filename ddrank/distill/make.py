@@ -84,6 +84,7 @@ def distill(
     with FileLock(store.root / "locks" / f"{digest({'distilled': str(folder.resolve())})}.lock"):
         if (folder / FILE).exists() and not overwrite:
             _same_settings(folder / FILE, identity | {"seed": None} if any_seed else identity)
+            _remove(checkpoint)
             return folder / FILE, False
         with isolate_rng(), engine.cores():
             seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
@@ -91,6 +92,9 @@ def distill(
             if isinstance(distiller, Iterative):
                 made, record = _watched(distiller, task, config, checkpoint, run_folder)
             else:
+                if config.get("job") and (config.job.validate_every or config.job.stop_at):
+                    name = type(distiller).__name__
+                    display.say(f"{name} has no iterations: job.validate_every and job.stop_at do not apply")
                 made, record = distiller.distill(task), Record()
         if made is None:
             display.say(f"stopped as asked; the same command without job.stop_at goes on from {checkpoint}")
@@ -105,10 +109,14 @@ def distill(
             lr=made.lr,
         )
         _draw(made, record, task, folder)
-        with contextlib.suppress(OSError):
-            checkpoint.unlink()
-            atomic.sweep(checkpoint)
+        _remove(checkpoint)
     return path, True
+
+
+def _remove(checkpoint: Path) -> None:
+    with contextlib.suppress(OSError):
+        checkpoint.unlink(missing_ok=True)
+        atomic.sweep(checkpoint)
 
 
 def _task(
