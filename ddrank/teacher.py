@@ -78,25 +78,32 @@ class TeacherRoom:
             return self._teacher(names.index(name), space)[0]
         return self.trained(model_named(name, self._config), space)[0]
 
+    def missing(self, name: str, space: Space) -> bool:
+        """Whether `network` would have to train."""
+        names = list(self._config.method.teachers)
+        if name in names and self._config.method.teacher_weights:
+            return False
+        return not self._store.has_tensors(self._key(model_named(name, self._config), space, seed=0))
+
     def trained(self, model: dict[str, Any], space: Space, seed: int = 0) -> tuple[nn.Module, str]:
         """A network of the `model` config trained on the real data, and a fingerprint of how."""
-        recipe = Training.of(self._config.dataset.teacher)
-        aug = build.unnamed(self._config.dataset.teacher.aug)
-        key = {
+        key, network = self._key(model, space, seed), self._network(model)
+        network.load_state_dict(self._store.tensors(key, partial(self._fit, model, space, seed)))
+        return network, digest(key)
+
+    def _key(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Any]:
+        teacher = self._config.dataset.teacher
+        return {
             "kind": "teacher",
             "version": VERSION,
             "train": self._samples(space).fingerprint,
             "model": build.unnamed(model),
-            "training": recipe.effective(),
-            "aug": aug,
-            "lr": self._config.dataset.teacher.lr,
+            "training": Training.of(teacher).effective(),
+            "aug": build.unnamed(teacher.aug),
+            "lr": teacher.lr,
             "precision": self._engine.precision,
             "seed": seed,
         }
-        network = self._network(model)
-        fitted = self._store.tensors(key, partial(self._fit, model, recipe, aug, space, seed))
-        network.load_state_dict(fitted)
-        return network, digest(key)
 
     def _teacher(self, position: int, space: Space) -> tuple[nn.Module, str]:
         names, files = list(self._config.method.teachers), list(self._config.method.teacher_weights)
@@ -106,11 +113,9 @@ class TeacherRoom:
         # The same architecture twice means two teachers: they differ by their seed.
         return self.trained(model, space, seed=names[:position].count(names[position]))
 
-    def _fit(
-        self, model: dict[str, Any], recipe: Training, aug: dict[str, Any], space: Space, seed: int
-    ) -> dict[str, Tensor]:
-        name = f"teacher {model['name']}"
-        samples = self._samples(space)
+    def _fit(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Tensor]:
+        name, samples, teacher = f"teacher {model['name']}", self._samples(space), self._config.dataset.teacher
+        recipe = Training.of(teacher)
         cores = self._engine.cores(samples.numbers(recipe.batch_size))
         with cores, self._display.activity(name, recipe.epochs) as advance:
             student = train(
@@ -119,9 +124,9 @@ class TeacherRoom:
                 training=recipe,
                 criterion=CrossEntropy(),
                 augmentations=build.parts(
-                    aug, "dataset.teacher.aug", black=space.black(self._real.channels, self._real.size)
+                    teacher.aug, "dataset.teacher.aug", black=space.black(self._real.channels, self._real.size)
                 ),
-                lr=self._config.dataset.teacher.lr,
+                lr=teacher.lr,
                 seed=seed,
                 engine=self._engine,
                 num_classes=self._real.num_classes,

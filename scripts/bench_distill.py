@@ -268,6 +268,7 @@ def _task(ipc: int, precision: str) -> Task:
         generator=torch.Generator().manual_seed(0),
         network=_network,
         trained=_network,
+        training=lambda name: [],
         architecture=lambda name: {"name": name},
         store=Store(tempfile.gettempdir()),
         engine=engine,

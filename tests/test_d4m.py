@@ -61,6 +61,7 @@ def digits(store: Store, ipc: int = 1, seed: int = 0) -> Task:
         generator=torch.Generator().manual_seed(seed),
         network=lambda name: torch.nn.Flatten(),
         trained=lambda name: torch.nn.Flatten(),
+        training=lambda name: [],
         architecture=lambda name: {"name": name},
         store=store,
         engine=Engine(threads=1),

@@ -43,6 +43,7 @@ def task(ipc: int = 2, per_class: int = 6, seed: int = 0) -> Task:
         generator=torch.Generator().manual_seed(seed),
         network=lambda name: ConvNet(depth=2, width=8, num_classes=3, channels=1, size=8),
         trained=lambda name: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(),
+        training=lambda name: [],
         architecture=lambda name: {"name": name},
         store=Store(tempfile.mkdtemp()),
         engine=Engine(),
@@ -241,6 +242,24 @@ def test_a_sweep_over_seeds_makes_a_file_for_each_that_an_evaluation_can_name(co
     (result,) = tmp_path.glob("runs/**/result.json")
     assert json.loads(result.read_text())["distilled"]["path"] == "distilled/digits/dm/ipc1/seed2/distilled.safetensors"
     assert load_file(files[2])["images"].equal(images[2])
+
+
+@pytest.mark.parametrize(
+    "method, model, quick",
+    [
+        ("sre2l", "convnet_bn", ("method.distiller.iterations=2",)),
+        ("rded", "convnet_bn", ("method.distiller.mipc=5",)),
+        ("herding", "convnet", ()),
+    ],
+)
+def test_a_network_that_has_to_be_trained_is_announced_before(command, method, model, quick):
+    arguments = (f"method={method}", "dataset.teacher.epochs=1", "overwrite=true", *quick)
+    first = command("distill", *arguments)
+    assert first.code == 0, first.err
+    assert 0 <= first.err.find(f"1 epochs of {model}") < first.err.find("trained the teacher")
+    again = command("distill", *arguments)
+    assert again.code == 0, again.err
+    assert "epochs of" not in again.err
 
 
 def test_distillers_never_see_validation_or_test_images(command, tmp_path):

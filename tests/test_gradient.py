@@ -44,6 +44,7 @@ def task(ipc: int = 2, per_class: int = 6, network: Callable[[], nn.Module] = co
         generator=torch.Generator().manual_seed(0),
         network=lambda name: network(),
         trained=lambda name: network(),
+        training=lambda name: [],
         architecture=lambda name: {"name": name},
         store=Store(tempfile.mkdtemp()),
         engine=Engine(),

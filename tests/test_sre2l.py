@@ -60,6 +60,7 @@ def task(ipc: int = 2, seed: int = 0, norm: str = "batch", space: str = "normali
         generator=torch.Generator().manual_seed(seed),
         network=lambda name: network(norm),
         trained=make or (lambda name: network(norm)),
+        training=lambda name: [],
         architecture=lambda name: {"name": name},
         store=Store(tempfile.mkdtemp()),
         engine=Engine(),

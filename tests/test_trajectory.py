@@ -59,6 +59,7 @@ def task(folder: Path, ipc: int = 2, seed: int = 0) -> Task:
         generator=torch.Generator().manual_seed(seed),
         network=lambda name: network(),
         trained=lambda name: network(),
+        training=lambda name: [],
         architecture=lambda name: {"name": name, "width": 3},
         store=Store(folder),
         engine=Engine(),

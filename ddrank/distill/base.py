@@ -19,6 +19,15 @@ from ddrank.store import Store
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of a distillation and what it costs: `steps` of `seconds` each."""
+
+    name: str
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Task:
     """What is to be distilled, and what may be used for it: never the test set, never the validation split.
 
@@ -28,6 +37,7 @@ class Task:
         generator: the source of random choices on the CPU, seeded; networks draw from torch's global one, seeded too.
         network: makes a freshly initialised network of a `conf/model` name.
         trained: gives a network of such a name trained on the real data, in evaluation mode.
+        training: what that would cost: nothing, where the store has it.
         architecture: the configuration of such a name, by which things made with it are kept in the store.
         store: where what several distillations need is kept.
         engine: device, compilation, precision.
@@ -40,6 +50,7 @@ class Task:
     generator: torch.Generator
     network: Callable[[str], nn.Module]
     trained: Callable[[str], nn.Module]
+    training: Callable[[str], list[Phase]]
     architecture: Callable[[str], Mapping[str, Any]]
     store: Store
     engine: Engine
@@ -80,15 +91,6 @@ class Distilled:
     others: tuple[Tensor, ...] = ()
     soft_labels: Tensor | None = None
     lr: float | None = None
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a distillation and what it costs: `steps` of `seconds` each."""
-
-    name: str
-    steps: int
-    seconds: float
 
 
 class Distiller(ABC):

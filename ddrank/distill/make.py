@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 from torch import nn
+from torch.nn import functional as F
 
 from ddrank import atomic, build, pictures
 from ddrank.config import Job as JobSettings
@@ -20,7 +22,7 @@ from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space, fit_space, write_distilled
 from ddrank.data.distilled import FILE, read_metadata
 from ddrank.data.readers import sha256_of
-from ddrank.distill.base import Distilled, Distiller, Iterative, Task
+from ddrank.distill.base import Distilled, Distiller, Iterative, Phase, Task, seconds_per_step
 from ddrank.distill.job import Job, Record, carry_out
 from ddrank.distill.validation import validation_accuracy
 from ddrank.engine import Engine
@@ -140,6 +142,15 @@ def _task(
     def trained(name: str) -> nn.Module:
         return room.network(name, space).to(engine.device).eval()
 
+    def training(name: str) -> list[Phase]:
+        if not room.missing(name, space):
+            return []
+        teacher, student = config.dataset.teacher, network(name).to(engine.device).train()
+        batch = samples[torch.arange(min(len(samples), teacher.batch_size))]
+        images, labels = batch.floats().to(engine.device), batch.labels.to(engine.device)
+        taken = seconds_per_step(lambda _: F.cross_entropy(student(images), labels).backward())
+        return [Phase(f"epochs of {name}", teacher.epochs, taken * math.ceil(len(samples) / len(labels)))]
+
     return Task(
         real=real,
         samples=samples,
@@ -148,6 +159,7 @@ def _task(
         generator=torch.Generator().manual_seed(derived_seed(seed, "distiller's choices")),
         network=network,
         trained=trained,
+        training=training,
         architecture=architecture,
         store=store,
         engine=engine,

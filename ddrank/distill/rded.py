@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddrank.augment.geometry import resized_crop
 from ddrank.augment.views import draw_boxes
-from ddrank.distill.base import Distilled, Distiller, Task
+from ddrank.distill.base import Distilled, Distiller, Phase, Task, rehearsal, seconds_per_step
+from ddrank.distill.job import announce
 from ddrank.distill.settings import check_area, check_positive, pixelwise
 from ddrank.errors import InputError
 
@@ -55,19 +57,30 @@ class RDED(Distiller):
     def distill(self, task: Task) -> Distilled:
         pixelwise(task.space)
         self._check(task)
+        name = f"RDED on {task.real.name}, IPC {task.ipc}"
+        with isolate_rng(include_cuda=task.device == "cuda"):
+            announce(name, self._rehearse(rehearsal(task)), task.display)
         observer = task.trained(self.model).eval().requires_grad_(False)
         images = torch.empty((len(task.labels), *task.samples.images.shape[1:]))
-        name = f"RDED on {task.real.name}, IPC {task.ipc}: classes"
-        with task.display.activity(name, task.real.num_classes) as advance:
+        with task.display.activity(f"{name}: classes", task.real.num_classes) as advance:
             for label, made in enumerate(images.split(task.ipc)):
-                members = task.members(label)
-                drawn = members[torch.randperm(len(members), generator=task.generator)[: self.mipc]]
-                real = task.samples.floats(drawn).to(task.device)
-                patches, scores = key_patches(real, label, observer, self, task.generator)
-                best = scores.argsort(stable=True)[: task.ipc * self.factor**2]
-                made.copy_(stitched(patches[best], self.factor, real.shape[-1]))
+                made.copy_(self._of_class(label, observer, task))
                 advance()
         return Distilled(images)
+
+    def _of_class(self, label: int, observer: nn.Module, task: Task) -> Tensor:
+        members = task.members(label)
+        drawn = members[torch.randperm(len(members), generator=task.generator)[: self.mipc]]
+        real = task.samples.floats(drawn).to(task.device)
+        patches, scores = key_patches(real, label, observer, self, task.generator)
+        best = scores.argsort(stable=True)[: task.ipc * self.factor**2]
+        return stitched(patches[best], self.factor, real.shape[-1])
+
+    def _rehearse(self, task: Task) -> list[Phase]:
+        """The observer, where it is missing, and one class with a network that nobody has trained."""
+        observer = task.network(self.model).to(task.device).eval().requires_grad_(False)
+        taken = seconds_per_step(lambda _: self._of_class(0, observer, task), steps=1)
+        return [*task.training(self.model), Phase("classes", task.real.num_classes, taken)]
 
     def _check(self, task: Task) -> None:
         """Raise InputError where there are not enough images, or pixels, for the patches."""

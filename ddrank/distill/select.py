@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddrank.data.real import check_ipc
 from ddrank.distill.base import Distilled, Distiller, Task
+from ddrank.distill.job import announce
 from ddrank.errors import InputError
 from ddrank.models import embed
 
@@ -53,6 +54,8 @@ class Selection(Distiller):
         """Indices (ipc,) of the chosen rows of `features` (n, D), n >= ipc."""
 
     def distill(self, task: Task) -> Distilled:
+        if training := task.training(self.model):
+            announce(f"{type(self).__name__} on {task.real.name}", training, task.display)
         network = task.trained(self.model)
         chosen = []
         for label, name in enumerate(task.real.class_names):

@@ -80,23 +80,24 @@ class SRe2L(Iterative):
         return [part + image for image in range(task.ipc) for part in classes.split(self.batch)]
 
     def begin(self, task: Task) -> Distillation:
-        return Recovery(self, task)
+        return Recovery(self, task, task.trained(self.model))
 
     def rehearse(self, task: Task) -> list[Phase]:
-        """The first step of the first batch, which is the largest: there may be no other."""
-        recovery = self.begin(task)
-        return [Phase("iterations", self.length(task), seconds_per_step(lambda _: recovery.step(0)))]
+        """The teacher, where it is missing, and the first step of the first batch, which is the largest."""
+        recovery = Recovery(self, task, task.network(self.model).to(task.device))
+        taken = seconds_per_step(lambda _: recovery.step(0))
+        return [*task.training(self.model), Phase("iterations", self.length(task), taken)]
 
 
 class Recovery(Distillation):
     """Images that are recovered batch by batch; of those that have not been begun, nothing is kept."""
 
-    def __init__(self, sre2l: SRe2L, task: Task):
+    def __init__(self, sre2l: SRe2L, task: Task, teacher: nn.Module):
         super().__init__({}, [])
         pixelwise(task.space)
         self._sre2l, self._task, self._batches = sre2l, task, sre2l.batches(task)
         self._shape = task.samples.images.shape[1:]
-        self._teacher = task.trained(sre2l.model).eval().requires_grad_(False)
+        self._teacher = teacher.eval().requires_grad_(False)
         self._statistics = Statistics(self._teacher, sre2l.first_bn)
         if not len(self._statistics):
             raise InputError(
