@@ -20,7 +20,7 @@ from ddrank.distill.job import announce
 from ddrank.distill.latents import LatentDiffusion
 from ddrank.distill.settings import check_not_negative, check_positive
 from ddrank.distill.small_diffusion import SmallDiffusion
-from ddrank.distill.stable_diffusion import StableDiffusion
+from ddrank.distill.stable_diffusion import StableDiffusion, fingerprint
 from ddrank.errors import InputError
 from ddrank.progress import duration
 
@@ -65,8 +65,9 @@ class D4M(Distiller):
                 raise InputError(f"method.distiller.{name} is {width}, expected a multiple of 8")
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters; of a checkpoint its folder's name, wherever that lies."""
-        return vars(self) | {"checkpoint": self.checkpoint and Path(self.checkpoint).name}
+        """The parameters; of a checkpoint its folder's name, wherever that lies, and a digest of what it holds."""
+        folder = self.checkpoint and Path(self.checkpoint)
+        return super().parameters() | {"checkpoint": folder and f"{folder.name} ({fingerprint(folder)})"}
 
     def distill(self, task: Task) -> Distilled:
         fewest = int(torch.bincount(task.samples.labels, minlength=task.real.num_classes).min())

@@ -5,6 +5,7 @@ Its images come from outside the dataset: what it was trained on is in what it m
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ class StableDiffusion(LatentDiffusion):
 
     def predict(self, latents: Tensor, timestep: Tensor, conditions: Tensor) -> Tensor:
         return self.unet(latents, timestep, encoder_hidden_states=conditions).sample
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of the files of a checkpoint: settings by their content, weights by their names and sizes."""
+    found = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size} ".encode())
+        if file.suffix == ".json":
+            found.update(file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _check(folder: Path) -> None:
