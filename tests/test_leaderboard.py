@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ddrank import score
 from ddrank.errors import InputError
-from ddrank.leaderboard import Ranking, tables
+from ddrank.leaderboard import Ranking, tables, terminal
 from ddrank.leaderboard.__main__ import main
 from ddrank.leaderboard.collect import collect, find
 from ddrank.leaderboard.sweep import PrintRanking
@@ -30,6 +30,7 @@ from ddrank.score import ARMS
 # Of two methods, one is better on HLR and the other on IOR: which one is ahead depends on w.
 RECOVERS = dict(zip(ARMS, (0.9, 0.8, 0.70, 0.65, 0.6, 0.6), strict=True))  # HLR 0.1, IOR 0.05
 IMPROVES = dict(zip(ARMS, (0.9, 0.5, 0.75, 0.55, 0.6, 0.5), strict=True))  # HLR 0.4, IOR 0.2
+COLUMNS = 2 + 4 + 3 + len(ARMS) + 1  # of a Markdown table: rank and method, scores, intervals, arms, n
 MIDDLING = dict(zip(ARMS, (0.9, 0.6, 0.65, 0.60, 0.6, 0.6), strict=True))  # HLR 0.3, IOR 0.05
 
 
@@ -89,7 +90,7 @@ def names(ranking: Ranking) -> list[list[str]]:
 
 def shown(ranking: Ranking, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    tables.show(ranking, console)
+    terminal.show(ranking, console)
     return console.file.getvalue()
 
 
@@ -179,7 +180,7 @@ class TestMerging:
     @pytest.mark.parametrize(
         ("other", "label"),
         [
-            (replace(result(seeds=[1]), aug="dsa"), "dm (aug=dsa)"),
+            (configured(replace(result(seeds=[1]), aug="dsa"), aug__name="dsa"), "dm (aug=dsa)"),
             (replace(result(seeds=[1]), criterion="kl"), "dm (criterion=kl)"),
             (replace(result(seeds=[1]), labels="multi"), "dm (labels=multi)"),
             (replace(result(seeds=[1]), distilled={"path": "x", "sha256": "cd" * 32}), "dm (data=cdcdcdcd)"),
@@ -348,7 +349,7 @@ class TestOutputs:
     def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(self, ranking):
         lines = [line for line in tables.to_markdown(ranking).splitlines() if line.startswith("|")]
         assert len(lines) == 2 * 2 + 3
-        assert {line.count("|") for line in lines} == {len(ARMS) + 4 + 3 + 1}
+        assert {line.count("|") for line in lines} == {COLUMNS + 1}
 
     @pytest.mark.parametrize("width", [80, 120, 160])
     def test_the_terminal_table_fits(self, ranking, width):
@@ -393,7 +394,7 @@ class TestOutputs:
         text = tables.to_markdown(ranking)
         assert "<script>" not in text
         rows = [line for line in text.splitlines() if line.startswith("| 1 |")]
-        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(ARMS) + 4 + 3 + 1}
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {COLUMNS + 1}
         assert not re.search(r"(?<!\\)[\[\]`]", text)
 
     def test_settings_that_would_steer_the_terminal_are_made_harmless(self, tmp_path):
