@@ -413,7 +413,13 @@ class TestCommand:
         assert printed.err == ""
         assert printed.out.index("improves") < printed.out.index("recovers")
         assert "DDRS at w = 1, ARS at g = 0" in printed.out
-        assert {path.name for path in out.iterdir()} == {"ranking.csv", "ranking.json", "ranking.md"}
+        assert {path.name for path in out.iterdir()} == {
+            *("ranking.csv", "ranking.json", "ranking.md", "ranking.tex", "figures")
+        }
+        drawn = {f"digits-ipc1-convnet3-strict-{kind}" for kind in ("plane", "sweep", "arms")}
+        assert {path.name for path in (out / "figures").iterdir()} == {
+            f"{name}.{form}" for name in drawn for form in ("png", "pdf", "svg")
+        }
         content = json.loads((out / "ranking.json").read_text())
         assert [entry["method"] for entry in content["groups"][0]["entries"]] == ["improves", "recovers"]
         assert (out / "ranking.csv").read_text().startswith("dataset,ipc,model,protocol,rank,name,method,")
