@@ -7,6 +7,7 @@ same in grey.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,19 @@ _STYLE = {
 
 
 def write(ranking: Ranking, folder: Path | str) -> list[Path]:
-    """Write every group's `plane` (IOR against HLR), `sweep` (ranks over w) and `arms` (accuracies) in each of FORMATS
-    into `folder`. Returns the paths. Raises InputError when one cannot be written.
+    """Write every group's `plane` (IOR against HLR), `sweep` (ranks over w, of several entries) and `arms` (accuracies)
+    in each of FORMATS into `folder`. Returns the paths. Raises InputError when one cannot be written.
     """
     from matplotlib import rc_context
 
     drawn = {"plane": plane, "sweep": sweep, "arms": arms}
     written = []
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
         for name, group in zip(_names(ranking.groups), ranking.groups, strict=True):
             for kind, draw in drawn.items():
+                if draw is sweep and len(group.entries) < 2:
+                    continue
                 figure = draw(ranking, group)
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")  # it is the same for all formats

@@ -118,8 +118,8 @@ class Seeds:
             mean* = mean + sqrt((n - 1) / chi2) * sum_seeds z_seed (x_seed - mean) / sqrt(n (n - 1)),
 
         so that a mean, and the difference of two paired ones, varies as Student's t says. (The multiplier bootstrap,
-        e.g. Chernozhukov, Chetverikov and Kato 2013, studentised. Drawing 5 seeds of 5 with replacement has 0.57 of
-        that width: its 95 % intervals of a mean hold it in 5 of 6 cases.) One seed alone does not vary.
+        e.g. Chernozhukov, Chetverikov and Kato 2013, studentised. Drawing 5 seeds of 5 with replacement gives 0.63
+        of that width: its 95 % intervals of a mean hold it in 84 % of cases.) One seed alone does not vary.
         """
         found = np.empty((draws, len(self)))
         for values, places in zip(self.values, self.places, strict=True):
