@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ddrank.leaderboard import Ranking, tables
-from ddrank.leaderboard.collect import Run, collect
+from ddrank.leaderboard.collect import collect
 from ddrank.result import Arm, Result
 from ddrank.score import ARMS
 
