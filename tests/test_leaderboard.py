@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.console import Console
+from scipy import stats
 
 from ddrank import score
 from ddrank.errors import InputError
-from ddrank.leaderboard import Ranking, tables
+from ddrank.leaderboard import Ranking, figures, tables, terminal
 from ddrank.leaderboard.__main__ import main
+from ddrank.leaderboard.architectures import architectures
 from ddrank.leaderboard.collect import collect, find
+from ddrank.leaderboard.latex import to_latex
 from ddrank.leaderboard.sweep import PrintRanking
 from ddrank.result import Arm, Result
 from ddrank.score import ARMS
@@ -30,6 +36,7 @@ from ddrank.score import ARMS
 # Of two methods, one is better on HLR and the other on IOR: which one is ahead depends on w.
 RECOVERS = dict(zip(ARMS, (0.9, 0.8, 0.70, 0.65, 0.6, 0.6), strict=True))  # HLR 0.1, IOR 0.05
 IMPROVES = dict(zip(ARMS, (0.9, 0.5, 0.75, 0.55, 0.6, 0.5), strict=True))  # HLR 0.4, IOR 0.2
+COLUMNS = 2 + 4 + 3 + len(ARMS) + 1  # of a Markdown table: rank and method, scores, intervals, arms, n
 MIDDLING = dict(zip(ARMS, (0.9, 0.6, 0.65, 0.60, 0.6, 0.6), strict=True))  # HLR 0.3, IOR 0.05
 
 
@@ -89,7 +96,7 @@ def names(ranking: Ranking) -> list[list[str]]:
 
 def shown(ranking: Ranking, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    tables.show(ranking, console)
+    terminal.show(ranking, console)
     return console.file.getvalue()
 
 
@@ -141,6 +148,28 @@ class TestFinding:
         assert "not percent" in said["1"]
         assert "lacks the arm rdm_any" in said["2"]
 
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"schema": "ddrank/result/0"}, "has the schema 'ddrank/result/0', expected 'ddrank/result/1'"),
+            ({"seeds": [0, 0]}, "seeds [0, 0] are not one or more different numbers"),
+            ({"seeds": [0, 1, 2]}, "2 accuracies and 2 learning rates for 3 seeds"),
+            ({"arms": []}, "is not a whole result"),
+            ({"protocol": "ddranking"}, "its protocol is 'ddranking', and 'strict' in its config (protocol.name)"),
+            ({"ipc": 10}, "its ipc is 10, and 1 in its config (ipc)"),
+        ],
+    )
+    def test_a_file_that_contradicts_itself_is_set_apart_with_the_reason(self, tmp_path, change, sentence):
+        whole = configured(result("bad", seeds=[0, 1]), protocol__name="strict", ipc=1)
+        put(tmp_path, whole, result("good", seeds=[0, 1]))
+        file = tmp_path / "0" / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        ranking = Ranking.from_runs([tmp_path])
+        assert names(ranking) == [["good"]]
+        (apart,) = ranking.apart
+        assert str(file) in apart.sentence
+        assert sentence in apart.sentence
+
 
 class TestMerging:
     def test_one_file_a_seed_becomes_one_run_in_seed_order(self, tmp_path):
@@ -179,7 +208,7 @@ class TestMerging:
     @pytest.mark.parametrize(
         ("other", "label"),
         [
-            (replace(result(seeds=[1]), aug="dsa"), "dm (aug=dsa)"),
+            (configured(replace(result(seeds=[1]), aug="dsa"), aug__name="dsa"), "dm (aug=dsa)"),
             (replace(result(seeds=[1]), criterion="kl"), "dm (criterion=kl)"),
             (replace(result(seeds=[1]), labels="multi"), "dm (labels=multi)"),
             (replace(result(seeds=[1]), distilled={"path": "x", "sha256": "cd" * 32}), "dm (data=cdcdcdcd)"),
@@ -282,6 +311,32 @@ class TestRanking:
         assert all([entry.rank for entry in group.entries] == [1] for group in groups)
         assert groups[0].title == "digits, IPC 1, convnet3, protocol ddranking"
 
+    def test_different_protocols_are_ranked_apart_and_said(self, tmp_path, capsys):
+        put(tmp_path, result("a"), result("b"), result("b", protocol="ddranking"), result("c", ipc=10))
+        ranking = Ranking.from_runs([tmp_path])
+        assert names(ranking) == [["b"], ["a", "b"], ["c"]]
+        (note,) = ranking.notes
+        assert note.startswith("digits, IPC 1, convnet3 was evaluated under different protocols (ddranking, strict)")
+        assert main([str(tmp_path)]) == 0
+        assert capsys.readouterr().err.splitlines() == [f"ddrank: {note}"]
+        assert json.loads(tables.to_json(ranking))["notes"] == [note]
+
+    @pytest.mark.parametrize(
+        ("settings", "variant"),
+        [
+            ([{"model__width": 64}, {"model__width": 128}], "model.width"),
+            ([{"protocol__select_on": "test"}, {"protocol__select_on": "validation"}], "protocol.select_on"),
+        ],
+    )
+    def test_models_and_protocols_of_one_name_and_other_settings_are_ranked_apart(self, tmp_path, settings, variant):
+        put(tmp_path, *(configured(result(), **setting) for setting in settings))
+        groups = Ranking.from_runs([tmp_path]).groups
+        values = sorted(str(value) for setting in settings for value in setting.values())
+        assert sorted(group.variant for group in groups) == sorted(f"{variant}={value}" for value in values)
+        assert {group.title for group in groups} == {
+            f"digits, IPC 1, convnet3, protocol strict ({variant}={value})" for value in values
+        }
+
     def test_the_best_of_hlr_is_the_lowest(self, tmp_path):
         put(tmp_path, result("recovers"), result("improves", accuracies=IMPROVES))
         (group,) = Ranking.from_runs([tmp_path]).groups
@@ -348,7 +403,7 @@ class TestOutputs:
     def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(self, ranking):
         lines = [line for line in tables.to_markdown(ranking).splitlines() if line.startswith("|")]
         assert len(lines) == 2 * 2 + 3
-        assert {line.count("|") for line in lines} == {len(ARMS) + 4 + 3 + 1}
+        assert {line.count("|") for line in lines} == {COLUMNS + 1}
 
     @pytest.mark.parametrize("width", [80, 120, 160])
     def test_the_terminal_table_fits(self, ranking, width):
@@ -393,7 +448,7 @@ class TestOutputs:
         text = tables.to_markdown(ranking)
         assert "<script>" not in text
         rows = [line for line in text.splitlines() if line.startswith("| 1 |")]
-        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(ARMS) + 4 + 3 + 1}
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {COLUMNS + 1}
         assert not re.search(r"(?<!\\)[\[\]`]", text)
 
     def test_settings_that_would_steer_the_terminal_are_made_harmless(self, tmp_path):
@@ -401,6 +456,215 @@ class TestOutputs:
         text = shown(Ranking.from_runs([tmp_path]), 140)
         assert not set(text) & set("\x1b\x9b\u202e")
         assert "train.note=" in text
+
+
+def simulated(method: str, hard: float, syn: float, seed: int, shared: int | None = 0, **changes) -> Result:
+    """A result over 5 seeds whose arms vary by 0.003; real_hard and rdm_any are those of all with the same `shared`."""
+    own, common = (
+        np.random.default_rng([seed, 1]),
+        np.random.default_rng([2, *([100 + seed] if shared is None else [shared])]),
+    )
+    arms = {
+        name: Arm((mean + spread * source.standard_normal(5)).tolist(), [0.01] * 5)
+        for name, mean, spread, source in [
+            ("real_hard", 0.95, 0.003, common),
+            ("rdm_any", 0.50, 0.05, common),
+            ("syn_hard", hard, 0.003, own),
+            ("syn_any", syn, 0.003, own),
+        ]
+    }
+    return replace(result(method, seeds=range(5)), arms=arms, **changes)
+
+
+class TestCertainty:
+    def test_entries_say_how_sure_their_ranks_are(self, tmp_path):
+        put(tmp_path, simulated("a", 0.80, 0.80, 1), simulated("b", 0.80, 0.801, 2), simulated("c", 0.5, 0.7, 3))
+        (group,) = Ranking.from_runs([tmp_path]).groups
+        places = {entry.name: entry.places for entry in group.entries}
+        assert places == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
+        assert [entry.tied for entry in group.entries] == [True, True, False]
+        first, second, last = group.entries
+        assert group.tied_with(first) == (second.name,)
+        assert group.tied_with(last) == ()
+        assert first.first + second.first == pytest.approx(1, abs=0.001)
+        assert last.first < 0.001
+        n, mean, std = 5, first.scores["ddrs"].mean, first.scores["ddrs"].std
+        assert first.interval("ddrs") == pytest.approx(stats.t.interval(0.95, n - 1, mean, std / n**0.5))
+        assert first.interval("ars") is None
+
+    def test_methods_that_share_their_random_images_are_told_apart_sooner(self, tmp_path):
+        put(tmp_path / "shared", simulated("a", 0.80, 0.80, 1), simulated("b", 0.77, 0.77, 2))
+        put(tmp_path / "own", simulated("a", 0.80, 0.80, 1, shared=None), simulated("b", 0.77, 0.77, 2, shared=None))
+        assert not Ranking.from_runs([tmp_path / "shared"]).groups[0].entries[0].tied
+        assert Ranking.from_runs([tmp_path / "own"]).groups[0].entries[0].tied
+
+    def test_nothing_depends_on_the_order_of_the_files(self, tmp_path):
+        files = put(tmp_path, *(simulated(f"m{seed}", 0.8, 0.8, seed, shared=seed % 2) for seed in range(4)))
+        assert Ranking.from_runs(files) == Ranking.from_runs(files[::-1])
+
+    def test_one_seed_has_no_intervals_and_is_tied_with_all(self, tmp_path):
+        put(tmp_path, result("one", seeds=[7]), simulated("a", 0.80, 0.80, 1), simulated("b", 0.6, 0.5, 2))
+        (group,) = Ranking.from_runs([tmp_path]).groups
+        (one,) = [entry for entry in group.entries if entry.name == "one"]
+        assert (one.places, one.first, one.interval("ddrs")) == ((1, 3), None, None)
+        assert set(group.tied_with(one)) == {"a", "b"}
+        assert "| - | 1–3 = | - |" in tables.to_markdown(Ranking.from_runs([tmp_path]))
+
+    def test_a_reference_has_no_interval(self, tmp_path):
+        measured = simulated("a", 0.8, 0.8, 1)
+        arms = measured.arms | {"real_hard": Arm([0.95] * 5, [None] * 5, "reference")}
+        put(tmp_path, replace(measured, arms=arms))
+        (entry,) = Ranking.from_runs([tmp_path]).groups[0].entries
+        assert entry.interval("real_hard") is None
+        assert entry.interval("syn_any") is not None
+
+    def test_the_sweep_shows_who_only_looked_good(self, tmp_path):
+        # By accuracy b is first; its hard labels recover little, so that it is last but where w counts IOR alone.
+        put(tmp_path, simulated("a", 0.80, 0.80, 1), simulated("b", 0.40, 0.85, 2), simulated("c", 0.7, 0.7, 3))
+        (group,) = Ranking.from_runs([tmp_path]).groups
+        order = [entry.name for entry in group.entries]
+        accuracy, at_0, at_1 = (
+            dict(zip(order, ranks.tolist(), strict=True))
+            for ranks in (group.sweep.accuracy, group.sweep.ranks[0], group.sweep.ranks[-1])
+        )
+        assert accuracy == at_1 == {"b": 1, "a": 2, "c": 3}
+        assert at_0 == {"a": 1, "c": 2, "b": 3}
+        assert (group.sweep.tau[0], group.sweep.tau[-1]) == pytest.approx((-1 / 3, 1))
+        for w in (0.0, 0.37, 1.0):
+            again = {entry.name: entry.rank for entry in Ranking.from_runs([tmp_path], w=w).groups[0].entries}
+            assert again == dict(zip(order, group.sweep.ranks[round(100 * w)].tolist(), strict=True))
+
+    def test_another_weight_needs_no_file(self, tmp_path):
+        files = put(tmp_path, simulated("a", 0.80, 0.80, 1), simulated("b", 0.40, 0.85, 2))
+        ranking, expected = Ranking.from_runs([tmp_path]), Ranking.from_runs([tmp_path], w=0.9, g=0.1)
+        for file in files:
+            file.unlink()
+        assert ranking.at(w=0.9, g=0.1) == expected
+
+    def test_all_outputs_hold_intervals_and_ties(self, tmp_path):
+        put(tmp_path, simulated("a", 0.80, 0.80, 1), simulated("b", 0.5, 0.7, 2))
+        ranking = Ranking.from_runs([tmp_path])
+        (first, _) = ranking.groups[0].entries
+        row, _ = ranking.to_dicts()
+        assert (row["rank_low"], row["rank_high"], row["first"], row["tied"]) == (1, 1, first.first, False)
+        assert first.first > 0.99
+        assert (row["ddrs_low"], row["ddrs_high"]) == first.interval("ddrs")
+        assert (row["syn_any_low"], row["syn_any_high"]) == first.interval("syn_any")
+        content = json.loads(tables.to_json(ranking))["groups"][0]
+        assert content["entries"][0]["rank_interval"] == [1, 1]
+        assert tuple(content["entries"][0]["intervals"]["ddrs"]) == first.interval("ddrs")
+        assert content["sweep"]["ranks"][5] == [1, 2]
+        low, high = first.interval("ddrs")
+        assert rf"| \[{low:.4f}, {high:.4f}\] | 1 | 1.00 |" in ranking._repr_markdown_()
+        assert "Kendall's tau" in ranking._repr_markdown_()
+        assert re.search(rf"\[{low:.4f}, {high:.4f}\] +1 +1.00", shown(ranking, 160))
+
+
+class TestArchitectures:
+    def test_mean_and_worst_over_models(self, tmp_path):
+        for model, harm in (("convnet3", 0.0), ("vgg11", 0.1)):
+            put(tmp_path, simulated("a", 0.80 - harm, 0.80, 1, model=model))
+            put(tmp_path, simulated("b", 0.79, 0.79 - harm / 10, 2, model=model))
+        put(tmp_path, simulated("c", 0.9, 0.9, 3))
+        ranking = Ranking.from_runs([tmp_path])
+        (table,) = architectures(ranking)
+        assert (table.models, [row.name for row in table.rows]) == (("convnet3", "vgg11"), ["b", "a", "c"])
+        scores = {
+            (group.model, entry.name): entry.scores["ddrs"] for group in ranking.groups for entry in group.entries
+        }
+        b, _, c = table.rows
+        own = [scores[model, "b"] for model in table.models]
+        assert b.models == tuple(statistic.mean for statistic in own)
+        assert (b.mean, b.worst) == (pytest.approx(fmean(b.models)), min(b.models))
+        seeds = [fmean(pair) for pair in zip(*(statistic.per_seed for statistic in own), strict=True)]
+        assert b.interval == pytest.approx(stats.t.interval(0.95, 4, fmean(seeds), stats.sem(seeds)))
+        assert (c.models[1], c.mean, c.interval, c.worst) == (None, None, None, None)
+        assert f"| b | {b.models[0]:.4f} | **{b.models[1]:.4f}** | **{b.mean:.4f}** |" in tables.to_markdown(ranking)
+        assert json.loads(tables.to_json(ranking))["architectures"][0]["rows"][0]["worst"] == b.worst
+
+    def test_other_images_are_another_row(self, tmp_path):
+        other = {"path": "x", "sha256": "cd" * 32}
+        put(tmp_path, simulated("a", 0.8, 0.8, 1), simulated("a", 0.8, 0.8, 1, model="vgg11", distilled=other))
+        (table,) = architectures(Ranking.from_runs([tmp_path]))
+        assert [row.name for row in table.rows] == ["a (data=abababab)", "a (data=cdcdcdcd)"]
+        assert [row.mean for row in table.rows] == [None, None]
+
+
+class TestLatex:
+    def test_the_best_is_bold_with_half_its_interval(self, tmp_path):
+        put(tmp_path, simulated("a", 0.80, 0.80, 1), simulated("b", 0.5, 0.85, 2), simulated("a", 0.8, 0.8, 1, ipc=10))
+        ranking = Ranking.from_runs([tmp_path])
+        text = to_latex(ranking)
+        assert text.count(r"\begin{table}") == text.count(r"\toprule") == text.count(r"\bottomrule") == 2
+        a, b = ranking.groups[0].entries
+        low, high = a.interval("ddrs")
+        half = rf" {{\scriptsize$\pm${(high - low) / 2:.4f}}}"
+        assert rf"a & \textbf{{{a.scores['ddrs'].mean:.4f}}}{half} & {a.scores['ior'].mean:.4f}" in text
+        assert rf"\textbf{{{b.scores['ior'].mean:.4f}}}" in text
+        assert rf"\textbf{{{a.scores['hlr'].mean:.4f}}}" in text
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(rows) == 2 + 3
+        assert {line.count("&") for line in rows} == {6}
+
+    def test_names_are_data_and_never_commands(self, tmp_path):
+        put(tmp_path, result(r"a_b&50%<x>|y$z$\input{c}#~^{d}"), result("dm"))
+        text = to_latex(Ranking.from_runs([tmp_path]))
+        assert (
+            r"a\_b\&50\%\textless{}x\textgreater{}\textbar{}y\$z\$\textbackslash{}input\{c\}\#"
+            r"\textasciitilde{}\textasciicircum{}\{d\} & "
+        ) in text
+        assert r"\input{" not in text
+
+
+class TestFigures:
+    @pytest.fixture(scope="class")
+    def written(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("figures")
+        odd = (r"$\frac{", "<b>&amp;", "../../up", "数据")
+        put(folder / "runs", *(simulated(name, 0.8, 0.8 - seed / 50, seed) for seed, name in enumerate(odd)))
+        ranking = Ranking.from_runs([folder / "runs"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return figures.write(ranking, folder / "out")
+
+    def test_they_are_what_their_names_say(self, written):
+        begins = {"png": b"\x89PNG", "pdf": b"%PDF-", "svg": b"<?xml"}
+        assert len(written) == 9
+        assert all(path.read_bytes().startswith(begins[path.suffix[1:]]) for path in written)
+        assert all(b"<b>" not in path.read_bytes() for path in written if path.suffix == ".svg")
+
+    def test_groups_of_odd_and_equal_names_get_files_of_their_own(self, tmp_path):
+        odd = [result(dataset=name) for name in ("../a", "a", "/a/", "数据")]
+        put(tmp_path, *odd)
+        found = figures._names(Ranking.from_runs([tmp_path]).groups)
+        assert len(set(found)) == 4
+        assert all(re.fullmatch(r"[A-Za-z0-9.-]+(_\d)?", name) and not name.startswith(".") for name in found)
+
+    @pytest.mark.parametrize("w", [0.0, 0.5, 1.0])
+    def test_lines_of_equal_ddrs_have_the_ddrs_that_they_say(self, tmp_path, w):
+        put(tmp_path, simulated("a", 0.80, 0.80, 1), simulated("b", 0.4, 0.7, 2))
+        ranking = Ranking.from_runs([tmp_path], w=w)
+        figure = figures.plane(ranking, ranking.groups[0])
+        (axis,) = figure.axes
+        said = [text for text in axis.texts if re.fullmatch(r"[\d.]+", text.get_text())]
+        assert len(said) >= 4
+        assert all(score.ddrs(*text.xy, w) == pytest.approx(float(text.get_text()), abs=1e-6) for text in said)
+
+    def test_names_cover_neither_each_other_nor_points(self, tmp_path):
+        crowd = [simulated(f"method {k}", 0.8 + 0.004 * (k % 4), 0.8 + 0.004 * (k // 4), k) for k in range(12)]
+        put(tmp_path, *crowd)
+        ranking = Ranking.from_runs([tmp_path])
+        figure = figures.plane(ranking, ranking.groups[0])
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        boxes = [text.get_window_extent() for text in axis.texts if text.get_text().startswith("method")]
+        assert len(boxes) == 12
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+        points = [
+            axis.transData.transform((entry.scores["hlr"].mean, entry.scores["ior"].mean))
+            for entry in ranking.groups[0].entries
+        ]
+        assert not any(box.contains(*point) for box in boxes for point in points)
 
 
 class TestCommand:
@@ -412,7 +676,13 @@ class TestCommand:
         assert printed.err == ""
         assert printed.out.index("improves") < printed.out.index("recovers")
         assert "DDRS at w = 1, ARS at g = 0" in printed.out
-        assert {path.name for path in out.iterdir()} == {"ranking.csv", "ranking.json", "ranking.md"}
+        assert {path.name for path in out.iterdir()} == {
+            *("ranking.csv", "ranking.json", "ranking.md", "ranking.tex", "figures")
+        }
+        drawn = {f"digits-ipc1-convnet3-strict-{kind}" for kind in ("plane", "sweep", "arms")}
+        assert {path.name for path in (out / "figures").iterdir()} == {
+            f"{name}.{form}" for name in drawn for form in ("png", "pdf", "svg")
+        }
         content = json.loads((out / "ranking.json").read_text())
         assert [entry["method"] for entry in content["groups"][0]["entries"]] == ["improves", "recovers"]
         assert (out / "ranking.csv").read_text().startswith("dataset,ipc,model,protocol,rank,name,method,")
@@ -422,7 +692,7 @@ class TestCommand:
         put(tmp_path, result("good"), result("bad"), result("worse"))
         for name in ("1", "2"):
             (tmp_path / name / "result.json").write_text("{")
-        assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+        assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--no-figures"]) == 0
         printed = capsys.readouterr()
         assert "good" in printed.out
         assert str(tmp_path / "1" / "result.json") in printed.err

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddrank.errors import InputError
+from ddrank.leaderboard.configuration import printable
 from ddrank.leaderboard.rank import Ranking
 from ddrank.leaderboard.report import complain, report
 
@@ -16,11 +17,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Rank the runs that the command line names. Returns the exit status: 0, or 2 for bad input."""
     options = _parser().parse_args(argv)
     try:
-        report(Ranking.from_runs(options.runs, w=options.w, g=options.g), options.out)
+        ranking = Ranking.from_runs(options.runs, w=options.w, g=options.g)
+        report(ranking, options.out)
+        if options.out is not None and options.figures:
+            _figures(ranking, options.out / "figures")
     except InputError as error:
         complain(str(error))
         return 2
     return 0
+
+
+def _figures(ranking: Ranking, folder: Path) -> None:
+    from ddrank.leaderboard import figures  # only now: whoever wants a table does not wait for matplotlib
+
+    print(f"written: {len(figures.write(ranking, folder))} figures in {printable(str(folder))}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +45,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--g", type=float, default=0.5, help="weight of the gain with augmentation in ARS (default: 0.5)"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write ranking.csv, ranking.json and ranking.md there")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="write ranking.csv, ranking.json, ranking.md, ranking.tex and, in figures/, PNG, PDF and SVG there",
+    )
+    parser.add_argument(
+        "--figures",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw them, for seconds a group (default: yes)",
+    )
     return parser
 
 

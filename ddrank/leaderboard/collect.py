@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ddrank.errors import InputError
 from ddrank.leaderboard.configuration import configuration
@@ -13,6 +14,18 @@ from ddrank.result import Arm, Result
 
 FILE = "result.json"
 NEEDED = ("real_hard", "syn_hard", "syn_any", "rdm_any")  # the arms of DDRS; ARS is left out where its arms are missing
+
+
+_CONFIGURED = {  # where a result's config says what its fields say
+    "method": "method.name",
+    "dataset": "dataset.name",
+    "ipc": "ipc",
+    "model": "model.name",
+    "aug": "aug.name",
+    "criterion": "criterion.name",
+    "labels": "method.labels",
+    "protocol": "protocol.name",
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,21 @@ def _load(file: Path) -> Result:
     result = Result.load(file)
     if missing := [name for name in NEEDED if name not in result.arms]:
         raise InputError(f"{file} lacks the arm {missing[0]}, without which there is no DDRS: run the evaluation again")
+    for name, key in _CONFIGURED.items():
+        configured = _configured(result.config, key)
+        if configured not in (None, getattr(result, name)):
+            raise InputError(
+                f"{file} mixes two evaluations: its {name} is {getattr(result, name)!r}, and {configured!r} in its "
+                f"config ({key}); give the file as the evaluation wrote it"
+            )
     return result
+
+
+def _configured(config: Any, key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config
 
 
 def _below(folder: Path, apart: list[Apart]) -> Iterable[Path]:

@@ -29,6 +29,9 @@ IGNORED = (
     "engine.channels_last",
     "engine.allocator",
 )
+# What has to agree for results of one dataset, IPC, model and protocol to be compared, besides the model's settings: a
+# model's name does not tell its width, nor a protocol's name that a rate was chosen on the test set all the same.
+CHOICES = ("protocol.select_on", "protocol.per_seed", "protocol.best_checkpoint")
 FIELDS = ("method", "dataset", "ipc", "model", "aug", "criterion", "labels", "protocol")
 
 # Differences that a name already tells: where `aug` differs, so do the settings below it.
@@ -44,6 +47,11 @@ def configuration(result: Result) -> dict[str, str]:
     fields["teachers"] = str(result.distilled.get("teachers", ""))
     fields["arms"] = " ".join(f"{name}:{arm.source}" for name, arm in sorted(result.arms.items()))
     return fields | {key: value for key, value in _leaves(result.config) if key not in fields}
+
+
+def comparability(result: Result) -> dict[str, str]:
+    """The settings that results of one ranking have in common besides their dataset, IPC, model and protocol."""
+    return {key: value for key, value in _leaves(result.config) if key in CHOICES or key.startswith("model.")}
 
 
 def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ddrank.leaderboard import tables
+from ddrank.leaderboard import tables, terminal
 from ddrank.leaderboard.configuration import printable
 from ddrank.leaderboard.rank import Ranking
 
@@ -19,7 +19,9 @@ def report(ranking: Ranking, out: Path | None = None) -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding lacks
-    tables.show(ranking, Console(highlight=False))
+    terminal.show(ranking, Console(highlight=False))
+    for note in ranking.notes:
+        complain(note)
     for apart in ranking.apart:
         complain(apart.sentence)
     if ranking.apart:
