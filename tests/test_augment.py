@@ -611,7 +611,8 @@ def test_every_config_is_listed_here():
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("name", AUGS)
 def test_every_config_makes_its_callbacks_in_order(name, mirror):
-    dataset = f"{{size: 8, mirror: {mirror}, crop_padding: 1, rded_factor: 2, mean: [0.5], std: [0.25]}}"
+    dataset = f"{{size: 8, mirror: {mirror}, crop_padding: 1, crop_area: 0.5, rded_factor: 2, "
+    dataset += "mean: [0.5], std: [0.25]}"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         aug = compose(overrides=[f"+aug={name}", f"+dataset={dataset}"]).aug
     assert aug.name == name

@@ -190,7 +190,8 @@ def test_data_made_with_other_settings_are_not_taken_silently(command, tmp_path)
     assert command("distill", "method=dm", "method.distiller.iterations=3").code == 0
     sentence = command("run", *QUICK, "method.distiller.iterations=4").sentence()
     assert "was made with iterations=3, not 4" in sentence
-    assert "seed=0, not 1" in command("distill", "method=dm", "method.distiller.iterations=3", "seed=1").sentence()
+    other_seed = ("seed=1", "method.data=distilled/digits/dm/ipc1")
+    assert "seed=0, not 1" in command("distill", "method=dm", "method.distiller.iterations=3", *other_seed).sentence()
     assert command("distill", "method=dm", "method.distiller.iterations=4", "overwrite=true").code == 0
     assert command("run", *QUICK, "method.distiller.iterations=4").code == 0
 
@@ -209,7 +210,10 @@ def test_data_made_from_other_images_are_not_taken_silently(command):
 
 def test_data_of_another_seed_are_evaluated_as_they_are(command):
     assert command("distill", "method=random", "seed=3").code == 0
-    assert command("run", *QUICK_SELECTION, "method=random").code == 0
+    place = "method.data=distilled/digits/random/ipc1/seed3"
+    outcome = command("run", *QUICK_SELECTION, "method=random", place)
+    assert outcome.code == 0, outcome.err
+    assert "making" not in outcome.err
 
 
 def test_distillers_that_are_not_there(command):

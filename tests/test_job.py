@@ -148,7 +148,7 @@ def test_other_loggers(command, tmp_path, logger):
 
 
 class Diverging(Iterative):
-    """Its loss is NaN from the fourth iteration on."""
+    """Its loss is NaN, and so are its images, from the fourth iteration on."""
 
     def __init__(self) -> None:
         self.iterations = 8
@@ -158,6 +158,8 @@ class Diverging(Iterative):
 
         class Steps(Distillation):
             def step(self, iteration: int) -> dict[str, Tensor | float]:
+                if iteration >= 3:
+                    images.data.fill_(math.nan)
                 return {"loss": math.nan if iteration >= 3 else 1.0}
 
         return Steps({"images": images}, [torch.optim.SGD([images], 1.0)])

@@ -6,6 +6,7 @@ same in grey.
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -257,4 +258,5 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: Path) -> Path:
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(path.suffix[1:])
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every glyph that a PDF takes
     return atomic.write_with(path, lambda temporary: figure.savefig(temporary, metadata=undated))
