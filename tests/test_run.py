@@ -285,6 +285,9 @@ def test_wandb_offline_leaves_a_run_that_wandb_reads_back(command, tmp_path):
     assert outcome.code == 0, outcome.err
     (result,) = results(tmp_path)
     (file,) = tmp_path.rglob("run-*.wandb")
+    deadline = time.monotonic() + 60  # W&B's own process may still be writing
+    while not any(record.HasField("exit") for record in wandb_records(file)) and time.monotonic() < deadline:
+        time.sleep(0.1)
     summary, run = {}, None
     for record in wandb_records(file):
         if record.HasField("run"):
@@ -310,6 +313,8 @@ def wandb_records(path):
             position += left
             continue
         length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
+        if position + 7 + length > len(content):  # still being written
+            return
         message += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
