@@ -23,7 +23,7 @@ from ddrank.models import embed
 
 INITS = ("real", "noise")
 NETWORKS = ("random", "mixed")
-_TOGETHER = 256  # images in one pass: more would leave a core's cache, and take memory
+_TOGETHER = 128  # images in one pass: more would leave a core's cache, and take memory
 
 
 @dataclass
