@@ -12,6 +12,7 @@ import numpy as np
 
 from ddrank.errors import InputError
 from ddrank.leaderboard import statistics
+from ddrank.leaderboard.about import About
 from ddrank.leaderboard.collect import Apart, Run, collect
 from ddrank.leaderboard.configuration import comparability, configuration, differences
 from ddrank.leaderboard.statistics import DECIMALS
@@ -40,6 +41,7 @@ class Entry:
     places: tuple[int, int]
     first: float | None
     tied: bool
+    about: About = About()
 
     @cached_property
     def accuracies(self) -> dict[str, Statistic]:
@@ -169,7 +171,7 @@ class Ranking:
 
     def at(self, w: float | None = None, g: float | None = None) -> Ranking:
         """The same runs ranked at other weights, without reading a file again."""
-        runs = [Run(entry.result, entry.files) for group in self.groups for entry in group.entries]
+        runs = [Run(entry.result, entry.files, entry.about) for group in self.groups for entry in group.entries]
         return Ranking.of(runs, self.apart, self.w if w is None else w, self.g if g is None else g)
 
     @property
@@ -224,6 +226,7 @@ def _entries(runs: Sequence[Run], w: float, g: float) -> tuple[tuple[Entry, ...]
             places=(int(found.low[index]), int(found.high[index])),
             first=None if np.isnan(found.first[index]) else float(found.first[index]),
             tied=bool(tied[index].any() if rank == 1 else tied[index, leaders].any()),
+            about=run.about,
         )
         for index, (rank, (scores, name, run)) in enumerate(zip(ranks, scored, strict=True))
     )
