@@ -19,3 +19,6 @@ class About:
     date: str = ""
     note: str = ""
     grid: bytes = b""
+
+
+UNKNOWN = About()

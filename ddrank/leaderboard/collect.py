@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddrank.errors import InputError
-from ddrank.leaderboard.about import About
+from ddrank.leaderboard.about import UNKNOWN, About
 from ddrank.leaderboard.configuration import configuration
 from ddrank.result import Arm, Result
 
@@ -31,11 +31,11 @@ _CONFIGURED = {  # where a result's config says what its fields say
 
 @dataclass(frozen=True)
 class Run:
-    """One configuration: its result over all seeds, in seed order, the files that it came from, and what is known of it."""
+    """One configuration: its result over all seeds, in seed order, the files it came from, and what is known of it."""
 
     result: Result
     files: tuple[Path, ...]
-    about: About = About()
+    about: About = UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ddrank.errors import InputError
 from ddrank.leaderboard import statistics
-from ddrank.leaderboard.about import About
+from ddrank.leaderboard.about import UNKNOWN, About
 from ddrank.leaderboard.collect import Apart, Run, collect
 from ddrank.leaderboard.configuration import comparability, configuration, differences
 from ddrank.leaderboard.statistics import DECIMALS
@@ -41,7 +41,7 @@ class Entry:
     places: tuple[int, int]
     first: float | None
     tied: bool
-    about: About = About()
+    about: About = UNKNOWN
 
     @cached_property
     def accuracies(self) -> dict[str, Statistic]:
