@@ -66,6 +66,8 @@ def evaluate(
     settings |= {"method.lr": lr} if lr is not None else {}
     settings |= {"method.data": str(images) if isinstance(images, str | Path) else "."} | overrides
     config = compose(*(override(key, value) for key, value in settings.items()))
+    if config.plan:
+        raise InputError("plan=true is of python -m ddrank.run: leave it out here")
     folder = Path(folder) if folder is not None else _folder(config)
     written = None
     if not isinstance(images, str | Path):

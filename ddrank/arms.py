@@ -14,11 +14,10 @@ from ddrank.build import unnamed
 from ddrank.data import DistilledDataset, RealDataset, Samples, Space
 from ddrank.data.stored_views import StoredViews
 from ddrank.student import Training, derived_seed
-from ddrank.teacher import Teachers
+from ddrank.teacher import CROSS_ENTROPY, Teachers
 
 LABELLED_AT_ONCE = 500  # images, normalised for it
 NO_AUG: dict[str, Any] = {}
-CROSS_ENTROPY = {"_target_": "ddrank.criteria.CrossEntropy"}
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, forkserver, reduction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ddrank.errors import EngineWarning, InputError
+from ddrank.errors import EngineWarning, InputError, StoreWarning
 
 if TYPE_CHECKING:
     from ddrank.data.samples import Samples
@@ -45,8 +46,9 @@ _PATIENCE = 5.0  # seconds for a dead process to be buried
 class Message:
     """What a worker reports about the assignment it was given with `ticket`: `kind` is
 
-    `advance` (content: epochs since the last report), `done` (its Outcome), `said` (a sentence for people), `lost` (the
-    worker died; content: how), `refused` (an InputError's sentence) or `failed` (a traceback).
+    `advance` (content: epochs since the last report), `resumed` (the epoch in which it goes on), `done` (its Outcome),
+    `said` (a sentence for people), `lost` (the worker died; content: how), `refused` (an InputError's sentence) or
+    `failed` (a traceback).
     """
 
     ticket: Hashable
@@ -114,12 +116,12 @@ class Crew:
         """Whether another assignment can be started."""
         return len(self._busy) < self._most
 
-    def start(self, ticket: Hashable, assignment: Assignment) -> None:
-        """Give `assignment` to a free worker."""
+    def start(self, ticket: Hashable, assignment: Assignment, work: Callable[..., Any] | None = None) -> None:
+        """Give `assignment` to a free worker, to be fitted and tested; or for `work`, a function like `fit.run`."""
         worker = self._idle.pop() if self._idle else _Worker(self._engine)
         self._busy[ticket] = worker
         with contextlib.suppress(ConnectionError):  # it died while it had nothing to do: `wait` finds out
-            worker.give(assignment, self._share)
+            worker.give(assignment, work, self._share)
 
     def wait(self, timeout: float | None = None) -> list[Message]:
         """What the workers report, as soon as one does or after `timeout` seconds."""
@@ -175,8 +177,10 @@ class _Worker:
         theirs.close()
         self._knows: set[str] = set()
 
-    def give(self, assignment: Assignment, share: Callable[[Samples], _Shared]) -> None:
-        content, parts = _packed(assignment)
+    def give(
+        self, assignment: Assignment, work: Callable[..., Any] | None, share: Callable[[Samples], _Shared]
+    ) -> None:
+        content, parts = _packed(assignment, work)
         if len(self._knows) > _SHARED_FILES:
             self.forget()
         for name, part in parts.items():
@@ -255,8 +259,9 @@ def _anonymous_file() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def _packed(assignment: Assignment) -> tuple[bytes, dict[str, Any]]:
-    """An assignment as bytes, and by name what it refers to that workers keep from one to the next."""
+def _packed(assignment: Assignment, work: Callable[..., Any] | None) -> tuple[bytes, dict[str, Any]]:
+    """An assignment and what is to be done with it as bytes, and by name what it refers to that workers keep from one
+    to the next."""
     from ddrank.data.samples import Samples
     from ddrank.teacher import Teachers
 
@@ -274,7 +279,7 @@ def _packed(assignment: Assignment) -> tuple[bytes, dict[str, Any]]:
             return name
 
     content = io.BytesIO()
-    Pickler(content).dump(assignment)
+    Pickler(content).dump((assignment, work))
     return content.getvalue(), parts
 
 
@@ -320,7 +325,8 @@ def _work(channel: connection.Connection, engine: Engine) -> None:
             parts[name] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=False)
         else:
             try:
-                send("done", run(_unpacked(content, parts), engine, _Ticker(send)))
+                assignment, work = _unpacked(content, parts)
+                send("done", (work or run)(assignment, engine, _Ticker(send), partial(send, "resumed")))
             except InputError as error:
                 send("refused", str(error))
             except Exception:
@@ -333,7 +339,7 @@ def _follow(evaluation: Any) -> None:
     os._exit(0)
 
 
-def _unpacked(content: bytes, parts: dict[str, Any]) -> Assignment:
+def _unpacked(content: bytes, parts: dict[str, Any]) -> tuple[Assignment, Callable[..., Any] | None]:
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, name: str) -> Any:
             return parts[name]
@@ -358,7 +364,7 @@ def _report_warnings(send: Callable[[str, Any], None]) -> None:
     show = warnings.showwarning
 
     def report(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, EngineWarning):
+        if issubclass(category, EngineWarning | StoreWarning):
             send("said", str(message))
         else:
             show(message, category, *rest, **more)

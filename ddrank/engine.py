@@ -51,6 +51,7 @@ class Engine:
         compile: whether networks are compiled; "auto": where it pays (see `ddrank.forward.Forward`).
         channels_last: whether images and weights lie that way; "auto": in reduced precision.
         allocator: keep freed memory in the process.
+        checkpoint_every: minutes between two checkpoints of a fit, and before the first; 0: none.
     """
 
     device: str = "cpu"
@@ -60,6 +61,7 @@ class Engine:
     compile: bool | str = False
     channels_last: bool | str = False
     allocator: bool = False
+    checkpoint_every: float = 0.0
 
     def settle(self) -> None:
         """Set this process up accordingly; needed once in each process that trains."""
@@ -225,6 +227,7 @@ def start(config: DictConfig) -> Engine:
         compile=config.compile,
         channels_last=config.channels_last,
         allocator=config.allocator,
+        checkpoint_every=config.checkpoint_every or 0.0,
     )
     engine.settle()
     return engine

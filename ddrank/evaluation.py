@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddrank import build, doctor, engine, pictures
 from ddrank.arms import Arm, arms
 from ddrank.augment import CutMix, MixUp
-from ddrank.data import DistilledDataset, RealDataset, fit_space, load_real
+from ddrank.data import DistilledDataset, RealDataset, Space, fit_space, load_real
 from ddrank.data.distilled import distilled_from
 from ddrank.data.readers import Found, look
 from ddrank.data.real import check_ipc
@@ -38,7 +38,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
     """
     started = time.time()
     machine = engine.start(config.engine)
-    _check_parts(config)
+    check_parts(config)
     store = Store(config.paths.store)
     logger = build.build(config.logger, "logger")
     with Display() as display:
@@ -46,31 +46,16 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
             found = find_distilled(config)  # what is missing there is said before anything large is read
             load_distilled(config, found)
         real = load_real(config.dataset, config.paths.data)
-        _check_ipc(config, real)
+        check_enough(config, real)
         make_if_embedded(config, real, machine, store, display)
         distilled = load_distilled(config, find_distilled(config) if config.dataset.embedded else found, real)
-        for note in distilled.notes:
-            display.say(f"{distilled.path}: {note}")
-        if distilled.others and distilled.soft_labels is not None:
-            raise InputError(f"{distilled.path} holds several sets of images, but soft labels for one: keep one set")
-        if distilled.soft_labels is not None and config.method.labels == "hard":
-            display.say(f"{distilled.path} has soft labels, which method.labels=hard leaves unused")
-        views = _stored_views(config, distilled, display)
-        plain_space = fit_space("normalized", real.train, real.mean, real.std, store)
-        constants = tuple(config.method.mean), tuple(config.method.std)
-        plain = (distilled.space, *constants) == ("normalized", real.mean, real.std)
-        space = plain_space if plain else fit_space(distilled.space, real.train, *constants, store)
+        views = looked_through(distilled, config, display)
+        space, plain_space = spaces(config, distilled, real, store)
         distilled = distilled.placed(space)
-        _refuse_impossible(config, distilled, real)
+        refuse_impossible(config, distilled, real)
         room = TeacherRoom(config, real, store, machine, display)
         teachers = room.teachers(space) if config.method.labels != "hard" else None
-        all_arms = arms(config, real, distilled, space, plain_space, teachers, _fitting(views, config, teachers))
-        given = _reference(config)
-        for name, arm in given.items():
-            display.say(
-                f"{name} is a published accuracy of {config.model.name}, {arm.accuracy[0]:g}: a reference, not measured"
-            )
-        all_arms = [arm for arm in all_arms if arm.name not in given]
+        all_arms = arms_to_measure(config, real, distilled, (space, plain_space), teachers, views, display)
         measurer = Measurer(config, real, store, machine, display, machine.crew())
         seeds = [config.seed + offset for offset in range(config.num_eval)]
         logger.start(config, folder)
@@ -85,7 +70,46 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
     return result, measurer
 
 
-def _refuse_impossible(config: DictConfig, distilled: DistilledDataset, real: RealDataset) -> None:
+def looked_through(distilled: DistilledDataset, config: DictConfig, display: Display) -> StoredViews | None:
+    """Say what is noteworthy about the distilled data, and read the views that are stored beside them, if asked for."""
+    for note in distilled.notes:
+        display.say(f"{distilled.path}: {note}")
+    if distilled.others and distilled.soft_labels is not None:
+        raise InputError(f"{distilled.path} holds several sets of images, but soft labels for one: keep one set")
+    if distilled.soft_labels is not None and config.method.labels == "hard":
+        display.say(f"{distilled.path} has soft labels, which method.labels=hard leaves unused")
+    return _stored_views(config, distilled, display)
+
+
+def spaces(config: DictConfig, distilled: DistilledDataset, real: RealDataset, store: Store) -> tuple[Space, Space]:
+    """The space of the distilled data, and the dataset's own."""
+    plain_space = fit_space("normalized", real.train, real.mean, real.std, store)
+    constants = tuple(config.method.mean), tuple(config.method.std)
+    if (distilled.space, *constants) == ("normalized", real.mean, real.std):
+        return plain_space, plain_space
+    return fit_space(distilled.space, real.train, *constants, store), plain_space
+
+
+def arms_to_measure(
+    config: DictConfig,
+    real: RealDataset,
+    distilled: DistilledDataset,
+    in_spaces: tuple[Space, Space],
+    teachers: Teachers | None,
+    views: StoredViews | None,
+    display: Display,
+) -> list[Arm]:
+    """The arms, but for one that a published accuracy stands in for."""
+    given = _reference(config)
+    for name, arm in given.items():
+        display.say(
+            f"{name} is a published accuracy of {config.model.name}, {arm.accuracy[0]:g}: a reference, not measured"
+        )
+    all_arms = arms(config, real, distilled, *in_spaces, teachers, _fitting(views, config, teachers))
+    return [arm for arm in all_arms if arm.name not in given]
+
+
+def refuse_impossible(config: DictConfig, distilled: DistilledDataset, real: RealDataset) -> None:
     """Stop at data that cannot be what the configuration says they are, unless `method.trust` says otherwise."""
     if not config.method.trust and (findings := doctor.cheap(distilled, config, real)):
         found = findings[0]
@@ -187,7 +211,7 @@ def _reference(config: DictConfig) -> dict[str, ArmResult]:
     return {"real_hard": ArmResult([accuracy] * config.num_eval, [None] * config.num_eval, source="reference")}
 
 
-def _check_parts(config: DictConfig) -> None:
+def check_parts(config: DictConfig) -> None:
     """Build everything once that will be needed later: what cannot work stops here."""
     dataset = config.dataset
     build_model(config.model, num_classes=dataset.num_classes, channels=dataset.channels, size=dataset.size)
@@ -199,7 +223,8 @@ def _check_parts(config: DictConfig) -> None:
     build.parts(dataset.teacher.aug, "dataset.teacher.aug")
 
 
-def _check_ipc(config: DictConfig, real: RealDataset) -> None:
+def check_enough(config: DictConfig, real: RealDataset) -> None:
+    """Refuse an IPC that some class has too few training images for."""
     pool = real.kept if config.protocol.select_on == "validation" else real.train
     for label, count in enumerate(pool.labels.bincount(minlength=real.num_classes).tolist()):
         check_ipc(config.ipc, count, real.name, real.class_names[label])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from ddrank import build
@@ -16,7 +18,9 @@ from ddrank.data.samples import Samples
 from ddrank.engine import Engine
 from ddrank.models import build as build_model
 from ddrank.student import Student, Training, accuracy_on, expect_training, new_network, train
-from ddrank.teacher import Teachers
+
+if TYPE_CHECKING:
+    from ddrank.teacher import Teachers
 
 CURVE_POINTS = 200  # a curve's points are means over as many epochs as it takes
 
@@ -33,6 +37,7 @@ class Assignment:
         test_every: take the best of the accuracies after every so many epochs, not that after the last.
         weights: of a student that is trained already and only to be tested.
         keep_weights: the weights are asked for.
+        checkpoint: where its state is kept meanwhile, if it takes long; removed by whoever keeps the outcome.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Assignment:
     teachers: Teachers | None = None
     weights: Mapping[str, Tensor] | None = None
     keep_weights: bool = False
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +64,7 @@ class Outcome:
 
     Accuracies are fractions; `losses` (epoch, mean training loss) and `tests` (epoch, accuracy on the way) are curves;
     `first_step` is the time of the first training step, `span` from when to when the student was at work, in seconds
-    since 1970.
+    since 1970; `before`, how many seconds a process had spent on it that was killed.
     """
 
     accuracy: float
@@ -66,21 +72,28 @@ class Outcome:
     tests: list[tuple[int, float]]
     span: tuple[float, float]
     first_step: float | None = None
+    before: float = 0.0
     weights: dict[str, Tensor] | None = field(default=None, repr=False)
 
     @property
     def seconds(self) -> float:
         """How long it took, seconds."""
-        return self.span[1] - self.span[0]
+        return self.before + self.span[1] - self.span[0]
 
 
-def run(assignment: Assignment, engine: Engine, advance: Callable[..., None]) -> Outcome:
-    """Fit and test the student of `assignment`; `advance` is called after every epoch."""
+def run(
+    assignment: Assignment,
+    engine: Engine,
+    advance: Callable[..., None],
+    resumed: Callable[[int], None] = lambda epoch: None,
+) -> Outcome:
+    """Fit and test the student of `assignment`; `advance` is called after every epoch, and `resumed`, where there is a
+    checkpoint to go on from, with the epoch."""
     began = time.time()
     tests = engine.place(assignment.tests)
     with engine.cores(assignment.samples.numbers(assignment.training.batch_size)):
         if assignment.weights is None:
-            student = _fitted(assignment, engine, tests, advance)
+            student = fitted(assignment, engine, tests, advance, resumed)
         else:
             student = _restored(assignment, engine)
         if assignment.test_every and student.tests:
@@ -93,19 +106,28 @@ def run(assignment: Assignment, engine: Engine, advance: Callable[..., None]) ->
         tests=list(student.tests),
         span=(began, time.time()),
         first_step=student.began,
+        before=student.seconds,
         weights={name: tensor.detach().cpu() for name, tensor in student.network.state_dict().items()}
         if assignment.keep_weights
         else None,
     )
 
 
-def _fitted(assignment: Assignment, engine: Engine, tests: Samples, advance: Callable[..., None]) -> Student:
+def fitted(
+    assignment: Assignment,
+    engine: Engine,
+    tests: Samples,
+    advance: Callable[..., None] = lambda note="": None,
+    resumed: Callable[[int], None] = lambda epoch: None,
+    callbacks: Sequence[Callback] = (),
+) -> Student:
+    """The student of `assignment`, trained; `callbacks` come after the augmentations."""
     return train(
         new_network(lambda: _network(assignment), assignment.seed),
         engine.place(assignment.samples),
         training=assignment.training,
         criterion=build.build(assignment.criterion, "criterion"),
-        augmentations=build.parts(assignment.aug, "aug", black=assignment.black),
+        augmentations=[*build.parts(assignment.aug, "aug", black=assignment.black), *callbacks],
         lr=assignment.lr,
         seed=assignment.seed,
         engine=engine,
@@ -114,6 +136,8 @@ def _fitted(assignment: Assignment, engine: Engine, tests: Samples, advance: Cal
         tests=tests if assignment.test_every else None,
         test_every=assignment.test_every,
         advance=advance,
+        checkpoint=assignment.checkpoint,
+        resumed=resumed,
     )
 
 

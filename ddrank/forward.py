@@ -72,6 +72,11 @@ class Forward:
             _say(f"{type(self.network).__name__}: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
             return self.network(image)
 
+    @property
+    def compiles(self) -> bool:
+        """Whether any of the announced batches is compiled for."""
+        return bool(self._worth) and self._architecture not in _given_up
+
     def _operations(self, shape: tuple[int, ...], batches: float, training: bool) -> float:
         one = shape[1:]
         if one not in self._flops:
@@ -93,6 +98,12 @@ def operations(network: nn.Module, shape: tuple[int, ...]) -> float:
     return float(counter.get_total_flops())
 
 
+def forget() -> None:
+    """Drop what is compiled in this process; what is needed again is found on the disk."""
+    torch._dynamo.reset()
+    _kept.clear()
+
+
 said: set[str] = set()  # what this process has warned of
 _given_up: set[tuple] = set()  # architectures that cannot be called compiled
 _kept: set[tuple] = set()  # what is compiled in this process
@@ -106,8 +117,7 @@ def _compiled(what: tuple) -> Callable[[nn.Module, Tensor], Tensor]:
     what = *what, torch.get_num_threads()
     if what not in _kept:
         if len(_kept) >= _MOST_KEPT:
-            torch._dynamo.reset()  # what is needed again is found on the disk
-            _kept.clear()
+            forget()
         _kept.add(what)
         torch._inductor.config.cpp.threads = torch.get_num_threads()
     return _compiler_call()

@@ -83,8 +83,12 @@ class Measurer:
         """One tested student of each arm for each seed; `finished` is called for every arm, in their order."""
         arms = list(arms)
         self._announce(arms, seeds)
+        return self._scheduler.run({arm.name: self.plan(arm, seeds) for arm in arms}, finished)
+
+    def plan(self, arm: Arm, seeds: list[int]) -> Plan:
+        """How one arm is measured: yields the tasks that it needs next, is sent their values, returns its fits."""
         plan = self._plan_on_test if self._protocol.select_on == "test" else self._plan_on_validation
-        return self._scheduler.run({arm.name: plan(arm, seeds) for arm in arms}, finished)
+        return plan(arm, seeds)
 
     def _announce(self, arms: list[Arm], seeds: list[int]) -> None:
         """Tell the display how much work the arms are, those that share their measurements counted once."""
@@ -176,6 +180,7 @@ class Measurer:
             numbers=min(arm.training.batch_size, arm.count) * one,
             total=(arm.count + len(tests)) * one,
             work=_work(arm),
+            about={"arm": arm.name, "seed": seed, "lr": lr, "measures": what},
             **rest,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -72,11 +72,11 @@ class Display:
         return activity
 
     @contextmanager
-    def activity(self, name: str, steps: int, work: float = 0.0) -> Iterator[Callable[..., None]]:
-        """Show one activity for the length of a block. Yields `advance(note="")`, to be called after each step."""
+    def activity(self, name: str, steps: int, work: float = 0.0) -> Iterator[Activity]:
+        """Show one activity for the length of a block. Yields it, to be called after each step."""
         activity = self.begin(name, steps, work)
         try:
-            yield activity.advance
+            yield activity
         except BaseException:
             activity.drop()
             raise
@@ -98,10 +98,13 @@ class Display:
     def _within(self) -> float:
         return sum(activity.work * activity.done / activity.steps for activity in self._at_work)
 
+    def _resumed(self) -> float:
+        return sum(activity.work * activity.resumed / activity.steps for activity in self._at_work)
+
     def _left(self) -> str:
         """The time left, from the rate of the work done in this process; empty while there is no telling."""
         within = self._within()
-        worked, remaining = self._worked + within, self._expected - self._done - within
+        worked, remaining = self._worked + within - self._resumed(), self._expected - self._done - within
         if worked <= 0 or remaining <= 0:
             return ""
         return duration((time.monotonic() - self._began) / worked * remaining)
@@ -111,7 +114,7 @@ class Activity:
     """One bar of a display, or, where there is no terminal, a line now and then."""
 
     def __init__(self, display: Display, name: str, steps: int, work: float):
-        self.name, self.steps, self.work, self.done = name, steps, work, 0
+        self.name, self.steps, self.work, self.done, self.resumed = name, steps, work, 0, 0
         self._display = display
         self._started = self._spoken = time.monotonic()
         self._bar = display._bars.add_task(name, total=steps, note="")
@@ -120,7 +123,8 @@ class Activity:
         """Some steps are done."""
         self.done += steps
         now = time.monotonic()
-        left = duration((now - self._started) / self.done * max(0, self.steps - self.done))
+        rate = (now - self._started) / max(1, self.done - self.resumed)
+        left = duration(rate * max(0, self.steps - self.done))
         if self._display._live:
             text = f"{self.done}/{self.steps}" + ("" if self.work else f", {left} left")
             self._display._bars.update(self._bar, completed=self.done, note=f"{text} {note}".rstrip())
@@ -129,11 +133,19 @@ class Activity:
             self._spoken = now
             self._display.say(f"  {self.name}: {self.done} of {self.steps}, {left} left {note}".rstrip())
 
+    def resume(self, epoch: int) -> None:
+        """Count the epochs before `epoch` as done: a fit, whose steps are epochs, goes on from a checkpoint."""
+        self.done = self.resumed = epoch
+        self._display._bars.update(self._bar, completed=epoch)
+        self._display.say(f"{self.name}: going on in epoch {epoch + 1} of {self.steps}")
+
+    __call__ = advance
+
     def end(self) -> None:
         """All is done."""
         self.drop()
         if self.work:
-            self._display._worked += self.work
+            self._display._worked += self.work * (1 - self.resumed / self.steps)
             self._display.skip(self.work)
 
     def drop(self) -> None:

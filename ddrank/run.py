@@ -7,6 +7,7 @@ only once the configuration stands.
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +21,7 @@ _JOBS = itertools.count()  # of this process
 
 
 def evaluation(config: DictConfig) -> None:
-    """One job: evaluate what `config` says and print its table."""
+    """One job: evaluate what `config` says and print its table; or, with `plan`, what that would take."""
     check(config)
     crew.prepare(config.engine.workers)
     from ddrank.engine import process_began
@@ -28,8 +29,22 @@ def evaluation(config: DictConfig) -> None:
     from ddrank.table import print_result
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    result, _ = evaluate(config, folder, since=None if next(_JOBS) else process_began())
+    since = None if next(_JOBS) else process_began()
+    if config.plan:
+        planned(config, folder, time.time() if since is None else since)
+        return
+    result, _ = evaluate(config, folder, since)
     print_result(result, folder)
+
+
+def planned(config: DictConfig, folder: Path, since: float) -> None:
+    """Print what an evaluation would find, make and train, and keep it in the run's folder."""
+    from ddrank.plan.forecast import forecast
+    from ddrank.plan.report import save, show
+
+    of_this = forecast(config, since)
+    save(of_this, folder)
+    show(of_this, folder)
 
 
 def arguments(typed: list[str]) -> list[str]:

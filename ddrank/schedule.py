@@ -2,8 +2,8 @@
 
 A plan is a generator that measures one arm: it yields the tasks that it needs next and is sent their values. All plans
 go on together. Small students go to worker processes, as many as there are; large ones are trained in this process,
-with all cores, once no small one is left. This process alone reads and writes the store, and holds a key's lock for as
-long as its student is at work, wherever that is.
+with all cores, once no small one is left. This process alone reads and writes the store's entries, and holds a key's
+lock for as long as its student is at work, wherever that is; a worker writes no more than its student's checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ddrank import forward
+from ddrank import checkpoint, forward
 from ddrank.crew import Crew, Message
 from ddrank.engine import Engine
 from ddrank.errors import InputError
@@ -40,6 +40,7 @@ class Task:
         numbers, total: how many numbers the images of a training batch are, and all of them, those tested on included.
         work: of its training, in any unit proportional to time.
         trains: false for the test of a student that is trained for another task.
+        about: for listings: `arm`, `seed`, `lr`, and what it `measures`.
     """
 
     key: Mapping[str, Any]
@@ -50,6 +51,7 @@ class Task:
     total: int
     work: float
     trains: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 Plan = Generator[list[Task], list[dict[str, Any]], Any]
@@ -178,19 +180,20 @@ class Scheduler:
 
     def _found(self, entry: _Entry, value: dict[str, Any]) -> bool:
         self._ready.remove(entry)
+        checkpoint.remove(self._store.checkpoint(entry.task.key))  # of a job that was killed once the entry was there
         self.found += entry.task.trains
         self._display.skip(entry.task.work if entry.task.trains else 0.0)
         self._settle(entry, value)
         return True
 
     def _begin(self, entry: _Entry, beside: bool) -> None:
-        assignment = entry.task.assignment()
+        assignment = replace(entry.task.assignment(), checkpoint=self._store.checkpoint(entry.task.key))
         epochs = assignment.training.epochs if assignment.weights is None else 1
         entry.activity = self._display.begin(assignment.name, epochs, entry.task.work if entry.task.trains else 0.0)
         if beside:
             self._crew.start(entry, assignment)
         else:
-            self._done(entry, run(assignment, self._engine, entry.activity.advance))
+            self._done(entry, run(assignment, self._engine, entry.activity.advance, entry.activity.resume))
 
     def _wait(self) -> None:
         if self._crew is None or not self._crew.busy:
@@ -204,6 +207,8 @@ class Scheduler:
         entry: _Entry = message.ticket
         if message.kind == "advance":
             entry.activity.advance(steps=message.content)
+        elif message.kind == "resumed":
+            entry.activity.resume(message.content)
         elif message.kind == "done":
             self._done(entry, message.content)
         elif message.kind == "said":
@@ -231,6 +236,7 @@ class Scheduler:
     def _done(self, entry: _Entry, outcome: Outcome) -> None:
         entry.activity.end()
         value = self._store.keep(entry.task.key, entry.task.value(outcome))
+        checkpoint.remove(self._store.checkpoint(entry.task.key))
         self.outcomes.append(replace(outcome, weights=None))
         if not entry.task.trains:
             self._display.skip(0.0)

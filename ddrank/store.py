@@ -68,6 +68,11 @@ class Store:
         atomic.write_bytes(self._path("measurements", key, ".json"), content.encode())
         return json.loads(content)["value"]
 
+    def checkpoint(self, key: Mapping[str, Any]) -> Path:
+        """Where the state of a training lies while it is under way to what `key` stands for (see `ddrank.checkpoint`);
+        for the job that has claimed it."""
+        return self._path("training", key, ".pt")
+
     def has_tensors(self, key: Mapping[str, Any]) -> bool:
         """Whether there are tensors under `key`, without reading them: they may turn out to be corrupt."""
         return self._path("tensors", key, ".sha256").exists()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ddrank.data.samples import Batches, Samples, TestBatches
 from ddrank.data.stored_views import ViewBatches
 from ddrank.engine import Engine
 from ddrank.forward import Forward
+from ddrank.resume import Resume
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Student(LightningModule):
         self.losses: list[Tensor] = []
         self.tests: list[tuple[int, float]] = []
         self.began: float | None = None  # the time of the first training step, seconds since 1970
+        self.seconds = 0.0  # spent on it before this process took it up
         self._epoch: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Tensor:
@@ -113,6 +116,15 @@ class Student(LightningModule):
         right, count = self.accuracy.tp.sum(), (self.accuracy.tp + self.accuracy.fn).sum()
         self.tests.append((epoch, int(right) / int(count)))
         self.accuracy.reset()
+
+    def progress(self) -> dict[str, Any]:
+        """What has been seen so far."""
+        return {"losses": self.losses, "epoch": self._epoch, "tests": self.tests}
+
+    def restore(self, seen: dict[str, Any]) -> None:
+        """Go on from what `progress` gave, and the `seconds` that it took."""
+        self.losses, self._epoch = ([loss.to(self.device) for loss in seen[name]] for name in ("losses", "epoch"))
+        self.tests, self.seconds = seen["tests"], seen["seconds"]
 
     def configure_optimizers(self) -> dict:
         recipe = self.training_recipe
@@ -153,11 +165,16 @@ def train(
     tests: Samples | None = None,
     test_every: int | None = None,
     advance: Callable[..., None] = lambda note="": None,
+    checkpoint: Path | None = None,
+    resumed: Callable[[int], None] = lambda epoch: None,
 ) -> Student:
     """Train `network` on `samples` and return the student; with the CPU threads that are set (see `Engine.cores`).
 
     Random numbers derive from `seed` alone. With `tests`, accuracy on them is taken every `test_every` epochs and
     lands in `student.tests`. `advance` is called after each epoch.
+
+    With a `checkpoint`, the state is kept there every `engine.checkpoint_every` minutes; where there is one already,
+    training goes on from it, and `resumed` is told in which epoch, counted from 0.
     """
     forward = engine.forward(network.to(engine.device))
     student = Student(network, criterion, training, lr, num_classes, teachers, forward)
@@ -165,9 +182,12 @@ def train(
     loaders = [_training_batches(samples, training, pin=_pin(samples, engine))]
     if test_every:
         loaders.append(_test_batches(student, tests, engine, training.epochs // test_every))
+    resume = []
+    if checkpoint is not None and engine.checkpoint_every:
+        resume = [Resume(checkpoint, 60 * engine.checkpoint_every, loaders[0], resumed)]
     trainer = engine.trainer(
         training.epochs,
-        callbacks=[*augmentations, _EpochTick(advance)],
+        callbacks=[*resume, *augmentations, _EpochTick(advance)],
         limit_val_batches=None if test_every else 0,
         check_val_every_n_epoch=test_every,
     )
@@ -181,6 +201,11 @@ def expect_training(forward: Forward, samples: Samples, training: Training) -> N
     """Announce the batches of a whole training."""
     for size, count in _training_batches(samples, training).sizes.items():
         forward.expect((size, *samples.images.shape[1:]), count * training.epochs, training=True)
+
+
+def steps_of(samples: Samples, training: Training) -> int:
+    """How many steps a whole training has."""
+    return len(_training_batches(samples, training)) * training.epochs
 
 
 def accuracy_on(student: Student, samples: Samples, engine: Engine) -> float:

@@ -13,18 +13,19 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ddrank import build
+from ddrank import build, checkpoint
 from ddrank.config import model_named
-from ddrank.criteria import CrossEntropy
 from ddrank.data import RealDataset, Samples, Space
 from ddrank.data.distilled import load_weights_only
 from ddrank.engine import Engine
 from ddrank.errors import InputError
+from ddrank.fit import Assignment, run
 from ddrank.models import build as build_model
 from ddrank.progress import Display
 from ddrank.store import Store, digest
-from ddrank.student import Training, accuracy_on, new_network, train
+from ddrank.student import Training
 
+CROSS_ENTROPY = {"_target_": "ddrank.criteria.CrossEntropy"}
 VERSION = 2  # raise it when the same key would get other weights
 # Of the dataset condensation papers' ResNet, and so of the ddranking package's: its parts, and ours.
 OTHER_NAMES = {".shortcut.": ".downsample.", "classifier.": "fc."}
@@ -89,6 +90,7 @@ class TeacherRoom:
         """A network of the `model` config trained on the real data, and a fingerprint of how."""
         key, network = self._key(model, space, seed), self._network(model)
         network.load_state_dict(self._store.tensors(key, partial(self._fit, model, space, seed)))
+        checkpoint.remove(self._store.checkpoint(key))
         return network, digest(key)
 
     def _key(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Any]:
@@ -113,28 +115,33 @@ class TeacherRoom:
         # The same architecture twice means two teachers: they differ by their seed.
         return self.trained(model, space, seed=names[:position].count(names[position]))
 
+    def assignment(self, model: dict[str, Any], space: Space, seed: int = 0) -> Assignment:
+        """The training of a teacher, tested on the validation split."""
+        teacher = self._config.dataset.teacher
+        return Assignment(
+            name=f"teacher {model['name']}",
+            model=model,
+            num_classes=self._real.num_classes,
+            training=Training.of(teacher),
+            criterion=CROSS_ENTROPY,
+            aug=build.unnamed(teacher.aug),
+            black=space.black(self._real.channels, self._real.size),
+            lr=teacher.lr,
+            seed=seed,
+            samples=self._samples(space),
+            tests=space.samples(self._real.validation),
+            keep_weights=True,
+            checkpoint=self._store.checkpoint(self._key(model, space, seed)),
+        )
+
     def _fit(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Tensor]:
-        name, samples, teacher = f"teacher {model['name']}", self._samples(space), self._config.dataset.teacher
-        recipe = Training.of(teacher)
-        cores = self._engine.cores(samples.numbers(recipe.batch_size))
-        with cores, self._display.activity(name, recipe.epochs) as advance:
-            student = train(
-                new_network(partial(self._network, model), seed),
-                self._engine.place(samples),
-                training=recipe,
-                criterion=CrossEntropy(),
-                augmentations=build.parts(
-                    teacher.aug, "dataset.teacher.aug", black=space.black(self._real.channels, self._real.size)
-                ),
-                lr=teacher.lr,
-                seed=seed,
-                engine=self._engine,
-                num_classes=self._real.num_classes,
-                advance=advance,
-            )
-            accuracy = accuracy_on(student, space.samples(self._real.validation), self._engine)
-        self._display.say(f"trained the {name}: validation accuracy {accuracy:.4f}, kept in the store")
-        return student.network.state_dict()
+        assignment = self.assignment(model, space, seed)
+        with self._display.activity(assignment.name, assignment.training.epochs) as activity:
+            outcome = run(assignment, self._engine, activity.advance, activity.resume)
+        self._display.say(
+            f"trained the {assignment.name}: validation accuracy {outcome.accuracy:.4f}, kept in the store"
+        )
+        return outcome.weights
 
     def _samples(self, space: Space) -> Samples:
         if space not in self._in_space:

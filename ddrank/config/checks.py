@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ddrank.config.options import model_named
-from ddrank.config.schema import LABELS, OPTIMIZERS, SCHEDULES, SOFT_KINDS, SPACES
+from ddrank.config.schema import LABELS, OPTIMIZERS, SCHEDULES, SOFT_KINDS, SPACES, Distillation, Examination
 from ddrank.errors import InputError
 
 
@@ -84,6 +84,8 @@ def check(config: DictConfig) -> None:
         if not name.strip(".") or set(name) & set("/\\\0\n"):
             raise InputError(f"{key} is {name!r}, expected a name that a folder can have, without slashes")
     _check_labels(config)
+    if config.plan and OmegaConf.get_type(config) in (Distillation, Examination):
+        raise InputError("plan=true is of python -m ddrank.run: leave it out here")
 
 
 def _check_keys(config: DictConfig, where: str = "") -> None:
@@ -109,6 +111,10 @@ def _check_engine(engine: DictConfig) -> None:
     for key in ("compile", "channels_last"):
         if not isinstance(engine[key], bool) and engine[key] != "auto":
             raise InputError(f"engine.{key} is {engine[key]!r}, expected auto, true or false")
+    if not 0 <= (engine.checkpoint_every or 0) < float("inf"):
+        raise InputError(
+            f"engine.checkpoint_every is {engine.checkpoint_every}, expected minutes, or 0 or null for none"
+        )
 
 
 def _check_images(config: DictConfig) -> None:

@@ -147,6 +147,7 @@ class Engine:
     compile: Any = "auto"  # torch.compile: auto (where it pays), true, false
     channels_last: Any = "auto"  # memory layout of images: auto (in reduced precision), true, false
     allocator: bool = True  # keep freed memory in the process (glibc): no page faults at every step
+    checkpoint_every: float | None = 5.0  # minutes between checkpoints of a fit, and before the first; 0 or null: none
 
 
 @dataclass
@@ -180,6 +181,7 @@ class Evaluation:
     seed: int = 0
     num_eval: int = 5
     score: Score = field(default_factory=Score)
+    plan: bool = False  # say what would be done, and do nothing
     paths: Paths = field(default_factory=Paths)
 
 

@@ -247,6 +247,8 @@ class Batches(_Passes):
 
     def __init__(self, samples: Samples, batch_size: int, pin: bool = False):
         super().__init__(samples, min(batch_size, len(samples)), pin)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._going_on, self._done = False, 0
 
     def __len__(self) -> int:
         whole, left = divmod(len(self.samples), self.batch_size)
@@ -258,12 +260,25 @@ class Batches(_Passes):
         last = len(self.samples) - (len(self) - 1) * self.batch_size
         return dict(Counter({self.batch_size: len(self) - 1}) + Counter({last: 1}))
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Tensor] | None]:
         count = len(self.samples)
-        order = torch.randperm(count).to(self.samples.images.device)
+        if not self._going_on:
+            self._order, self._done = torch.randperm(count), 0
+        self._going_on = False
+        order = self._order.to(self.samples.images.device)
         starts = [number * self.batch_size for number in range(len(self))]
-        for batch in self._drawn([order[one:after] for one, after in zip(starts, [*starts[1:], count], strict=True)]):
+        parts = [order[one:after] for one, after in zip(starts, [*starts[1:], count], strict=True)]
+        yield from [None] * self._done
+        for batch in self._drawn(parts[self._done :]):
             yield _pinned(batch, self.pin)
+
+    def state(self) -> dict[str, Tensor]:
+        """What fixes the batches of the pass that has begun."""
+        return {"order": self._order}
+
+    def resume(self, state: dict[str, Tensor], done: int) -> None:
+        """Have the next pass be that of `state`, with None for the first `done` of its batches."""
+        self._order, self._going_on, self._done = state["order"], True, done
 
 
 class TestBatches(_Passes):

@@ -121,7 +121,8 @@ class ViewBatches:
     `view_label` (n, classes) logits and, of mixed batches, `partner` and `lam`. Replayed where the images lie."""
 
     def __init__(self, samples: Samples, pin: bool = False):
-        self._samples, self._pin, self._epoch = samples, pin, 0
+        self._samples, self._pin = samples, pin
+        self._begun = self._done = 0  # passes, and batches of the next one that are not wanted
 
     def __len__(self) -> int:
         return len(self._samples.views.sizes)
@@ -131,11 +132,20 @@ class ViewBatches:
         """How many batches of which size an epoch has."""
         return dict(Counter(self._samples.views.sizes))
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        batches = self._samples.views.epoch(self._epoch)
-        self._epoch += 1
-        for batch in batches:
+    def __iter__(self) -> Iterator[dict[str, Any] | None]:
+        done, self._done = self._done, 0
+        self._begun += 1
+        yield from [None] * done
+        for batch in self._samples.views.epoch(self._begun - 1)[done:]:
             yield self._seen(batch)
+
+    def state(self) -> dict[str, int]:
+        """What fixes the batches of the pass that has begun."""
+        return {"begun": self._begun}
+
+    def resume(self, state: dict[str, int], done: int) -> None:
+        """Have the next pass be that of `state`, with None for the first `done` of its batches."""
+        self._begun, self._done = state["begun"] - 1, done
 
     def _seen(self, stored: LabelledBatch) -> dict[str, Any]:
         samples, mix = self._samples, stored.drawn.mix

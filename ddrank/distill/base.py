@@ -20,11 +20,13 @@ from ddrank.store import Store
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a distillation and what it costs: `steps` of `seconds` each."""
+    """A part of a distillation and what it costs: `steps` of `seconds` each. Parts with the same `shared` are done once
+    for all distillations that have them."""
 
     name: str
     steps: int
     seconds: float
+    shared: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,22 @@ class Distilled:
 class Distiller(ABC):
     """An algorithm that makes a distilled dataset; its parameters are the arguments of its constructor.
 
-    `wants_trained` says that it uses networks trained on the real data (`Task.trained`); `version` is raised when the
-    same parameters would give other images.
+    `wants_trained` says that it uses networks trained on the real data (`Task.trained`), `learns_lr` that the images
+    come with a learning rate; `version` is raised when the same parameters would give other images.
     """
 
     wants_trained = False
+    learns_lr = False
     version = 1
 
     @abstractmethod
     def distill(self, task: Task) -> Distilled:
         """Make the distilled images of `task`."""
+
+    def rehearse(self, task: Task) -> list[Phase]:
+        """What the phases of the whole distillation cost on this machine: measured on a few steps, which leave nothing
+        behind; none for what takes seconds. `task` is one of its own, its generator too."""
+        return []
 
     def parameters(self) -> dict[str, Any]:
         """The parameters, JSON-like, for the file's metadata."""
@@ -133,8 +141,6 @@ class Iterative(Distiller):
         return distillation.result()
 
     def rehearse(self, task: Task) -> list[Phase]:
-        """What the phases of the whole distillation cost on this machine: measured on a few steps, which leave nothing
-        behind. `task` is one of its own, its generator too."""
         return [Phase("iterations", self.length(task), seconds_per_step(self.begin(task).step))]
 
 

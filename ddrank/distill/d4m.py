@@ -69,6 +69,11 @@ class D4M(Distiller):
         folder = self.checkpoint and Path(self.checkpoint)
         return super().parameters() | {"checkpoint": folder and f"{folder.name} ({fingerprint(folder)})"}
 
+    def rehearse(self, task: Task) -> list[Phase]:
+        model = self._model(task)
+        with task.engine.cores(_numbers(model, task)):
+            return [*model.missing(), *self._rehearse(model, task)]
+
     def distill(self, task: Task) -> Distilled:
         fewest = int(torch.bincount(task.samples.labels, minlength=task.real.num_classes).min())
         if (self.km_expand or 1) * task.ipc > fewest:

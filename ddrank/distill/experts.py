@@ -24,6 +24,7 @@ from ddrank.distill.base import Phase, Task, seconds_per_step
 from ddrank.distill.gsam import gsam
 from ddrank.distill.unroll import vector_of
 from ddrank.progress import duration
+from ddrank.store import digest
 from ddrank.student import derived_seed, new_network
 
 VERSION = 1  # raise it when the same key would get other trajectories
@@ -104,7 +105,8 @@ class Experts:
             return []
         steps = _Training(self._task, self._recipe, 0)
         taken = seconds_per_step(lambda _: steps.step(next(steps.batches())))
-        return [Phase("epochs of experts", len(missing) * self._recipe.epochs, taken * len(steps))]
+        shared = digest(self._key(0))
+        return [Phase("epochs of experts", len(missing) * self._recipe.epochs, taken * len(steps), shared)]
 
     def _missing(self) -> list[int]:
         return [number for number in range(self._count) if not self._task.store.has_tensors(self._key(number))]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ddrank import atomic, pictures
+from ddrank import checkpoint, pictures
 from ddrank.distill.base import Distillation, Distilled, Iterative, Phase, Task, rehearsal
-from ddrank.errors import InputError, StoreWarning
+from ddrank.errors import InputError
 from ddrank.progress import Display, duration
 
 _POINTS = 1000  # of a curve, at most
@@ -67,7 +64,7 @@ def carry_out(distiller: Iterative, task: Task, job: Job) -> tuple[Distilled | N
     Raises InputError where the loss is no longer a number.
     """
     name = f"{type(distiller).__name__} on {task.real.name}, IPC {task.ipc}"
-    saved = _saved(job.checkpoint, task)
+    saved = None if job.checkpoint is None else checkpoint.saved(job.checkpoint)
     if saved is None:
         with isolate_rng(include_cuda=task.device == "cuda"):
             phases = distiller.rehearse(rehearsal(task))
@@ -169,32 +166,16 @@ def _mosaic(made: Distilled, task: Task) -> Tensor:
 
 
 def _save(path: Path, done: int, distillation: Distillation, task: Task, record: Record) -> None:
-    """Keep the state after `done` iterations; where that cannot be, say so and go on."""
+    """Keep the state after `done` iterations."""
     content = {
         "done": done,
         "state": distillation.state(),
-        "random": _random_state(task),
+        "random": checkpoint.random_state(task.device) | {"choices": task.generator.get_state()},
         "rows": record.rows,
         "frames": record.frames,
         "seconds": record.seconds,
     }
-    try:
-        atomic.write_with(path, lambda temporary: torch.save(content, temporary))
-    except (InputError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        warnings.warn(f"no checkpoint was kept ({reason}): going on without", StoreWarning, stacklevel=2)
-
-
-def _saved(path: Path | None, task: Task) -> dict[str, Any] | None:
-    """The content of a checkpoint, or None; one that cannot be read is reported and counts as none."""
-    if path is None or not path.exists():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        warnings.warn(f"the checkpoint {path} is corrupt ({reason}): starting anew", StoreWarning, stacklevel=2)
-        return None
+    checkpoint.keep(path, content)
 
 
 def _restore(saved: dict[str, Any], distillation: Distillation, task: Task, record: Record) -> int:
@@ -203,12 +184,5 @@ def _restore(saved: dict[str, Any], distillation: Distillation, task: Task, reco
     record.rows, record.seconds = saved["rows"], saved["seconds"]
     record.frames = [tuple(frame) for frame in saved["frames"]]
     task.generator.set_state(saved["random"]["choices"])
-    torch.set_rng_state(saved["random"]["torch"])
-    if "cuda" in saved["random"] and task.device == "cuda":
-        torch.cuda.set_rng_state(saved["random"]["cuda"])
+    checkpoint.set_random_state(saved["random"], task.device)
     return saved["done"]
-
-
-def _random_state(task: Task) -> dict[str, Tensor]:
-    state = {"choices": task.generator.get_state(), "torch": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state()} if task.device == "cuda" else {})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.nn import functional as F
 
-from ddrank import atomic, build, pictures
+from ddrank import build, checkpoint, pictures
 from ddrank.config import Job as JobSettings
 from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space, fit_space, write_distilled
 from ddrank.data.distilled import FILE, read_metadata
 from ddrank.data.readers import sha256_of
-from ddrank.distill.base import Distilled, Distiller, Iterative, Phase, Task, seconds_per_step
+from ddrank.distill.base import Distilled, Distiller, Iterative, Phase, Task, rehearsal, seconds_per_step
 from ddrank.distill.job import Job, Record, carry_out
 from ddrank.distill.validation import validation_accuracy
 from ddrank.engine import Engine
@@ -40,17 +40,23 @@ def make_if_embedded(config: DictConfig, real: RealDataset, engine: Engine, stor
 
     Data made with other settings than the configuration's, but for their seed, are refused with an InputError.
     """
-    if config.method.distiller is None or not config.dataset.embedded:
+    if not ours(config):
         return
     path = Path(config.method.data)
-    if path.suffix or (path / "images.pt").exists():
-        return
     if not (path / FILE).exists():
         display.say(
             f"there are no distilled data of {config.method.name} for {config.dataset.name} at IPC {config.ipc} yet: "
             f"making {path / FILE}, as `python -m ddrank.distill` would"
         )
     distill(config, real, engine, store, display, any_seed=True)
+
+
+def ours(config: DictConfig) -> bool:
+    """Whether the distilled data of `config` are what an evaluation would make, or has made, on an embedded dataset."""
+    path = Path(config.method.data)
+    if config.method.distiller is None or not config.dataset.embedded:
+        return False
+    return not path.suffix and not (path / "images.pt").exists()
 
 
 def distill(
@@ -71,35 +77,26 @@ def distill(
     """
     folder = Path(config.method.data)
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
-    space = fit_space(config.method.made_in, real.train, tuple(config.method.mean), tuple(config.method.std), store)
-    samples = space.samples(real.kept)
-    identity = {
-        "dataset": config.dataset.name,
-        "method": config.method.name,
-        "ipc": config.ipc,
-        "space": config.method.made_in,
-        "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.parameters()},
-        "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
-        "seed": config.method.seed,
-    }
-    checkpoint = store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt"
+    space, samples = _samples(config, real, store)
+    identity = _identity(config, distiller, samples)
+    under_way = store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt"
     with FileLock(store.root / "locks" / f"{digest({'distilled': str(folder.resolve())})}.lock"):
         if (folder / FILE).exists() and not overwrite:
             _same_settings(folder / FILE, identity | {"seed": None} if any_seed else identity)
-            _remove(checkpoint)
+            checkpoint.remove(under_way)
             return folder / FILE, False
         with isolate_rng(), engine.cores():
             seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
             task = _task(config, real, samples, space, identity["seed"], engine, store, display)
             if isinstance(distiller, Iterative):
-                made, record = _watched(distiller, task, config, checkpoint, run_folder)
+                made, record = _watched(distiller, task, config, under_way, run_folder)
             else:
                 if config.get("job") and (config.job.validate_every or config.job.stop_at):
                     name = type(distiller).__name__
                     display.say(f"{name} has no iterations: job.validate_every and job.stop_at do not apply")
                 made, record = distiller.distill(task), Record()
         if made is None:
-            display.say(f"stopped as asked; the same command without job.stop_at goes on from {checkpoint}")
+            display.say(f"stopped as asked; the same command without job.stop_at goes on from {under_way}")
             return None, False
         path = write_distilled(
             folder,
@@ -111,14 +108,48 @@ def distill(
             lr=made.lr,
         )
         _draw(made, record, task, folder)
-        _remove(checkpoint)
+        checkpoint.remove(under_way)
     return path, True
 
 
-def _remove(checkpoint: Path) -> None:
-    with contextlib.suppress(OSError):
-        checkpoint.unlink(missing_ok=True)
-        atomic.sweep(checkpoint)
+def check_settings(config: DictConfig, real: RealDataset, store: Store) -> None:
+    """Refuse the distilled dataset of ours that `config` names, if it was made with other settings but for its seed."""
+    distiller, samples = build.build(config.method.distiller, "method.distiller"), _samples(config, real, store)[1]
+    _same_settings(Path(config.method.data) / FILE, _identity(config, distiller, samples) | {"seed": None})
+
+
+def rehearsed(
+    config: DictConfig, real: RealDataset, engine: Engine, store: Store, display: Display
+) -> tuple[list[Phase], list[str], Space]:
+    """What making the distilled dataset that `config` names would cost, from a few steps that leave nothing behind; the
+    trained networks that it wants besides, by name, and the space that they are trained in."""
+    distiller: Distiller = build.build(config.method.distiller, "method.distiller")
+    space, samples = _samples(config, real, store)
+    wanted: list[str] = []
+    with isolate_rng(), engine.cores():
+        seed_everything(derived_seed(config.method.seed, "distillation"), verbose=False)
+        task = _task(config, real, samples, space, config.method.seed, engine, store, display)
+        task = replace(rehearsal(task), training=lambda name: wanted.append(name) or [])
+        return distiller.rehearse(task), wanted, space
+
+
+def _samples(config: DictConfig, real: RealDataset, store: Store) -> tuple[Space, Samples]:
+    """What is distilled from, and the space that it is in."""
+    space = fit_space(config.method.made_in, real.train, tuple(config.method.mean), tuple(config.method.std), store)
+    return space, space.samples(real.kept)
+
+
+def _identity(config: DictConfig, distiller: Distiller, samples: Samples) -> dict[str, Any]:
+    """What fixes a distilled dataset."""
+    return {
+        "dataset": config.dataset.name,
+        "method": config.method.name,
+        "ipc": config.ipc,
+        "space": config.method.made_in,
+        "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.parameters()},
+        "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
+        "seed": config.method.seed,
+    }
 
 
 def _task(
@@ -168,7 +199,7 @@ def _task(
 
 
 def _watched(
-    distiller: Iterative, task: Task, config: DictConfig, checkpoint: Path, run_folder: Path | None
+    distiller: Iterative, task: Task, config: DictConfig, under_way: Path, run_folder: Path | None
 ) -> tuple[Distilled | None, Record]:
     """The long job, with the settings of `job` where the configuration has any, and with its logger."""
     settings = config.get("job") or JobSettings()
@@ -179,7 +210,7 @@ def _watched(
         distiller,
         task,
         Job(
-            checkpoint=checkpoint,
+            checkpoint=under_way,
             seconds=60 * settings.checkpoint_minutes,
             frames=settings.frames,
             validate=partial(validation_accuracy, config, task, settings.validate_students),

@@ -59,7 +59,7 @@ class RDED(Distiller):
         self._check(task)
         name = f"RDED on {task.real.name}, IPC {task.ipc}"
         with isolate_rng(include_cuda=task.device == "cuda"):
-            announce(name, self._rehearse(rehearsal(task)), task.display)
+            announce(name, self.rehearse(rehearsal(task)), task.display)
         observer = task.trained(self.model).eval().requires_grad_(False)
         images = torch.empty((len(task.labels), *task.samples.images.shape[1:]))
         with task.display.activity(f"{name}: classes", task.real.num_classes) as advance:
@@ -76,7 +76,7 @@ class RDED(Distiller):
         best = scores.argsort(stable=True)[: task.ipc * self.factor**2]
         return stitched(patches[best], self.factor, real.shape[-1])
 
-    def _rehearse(self, task: Task) -> list[Phase]:
+    def rehearse(self, task: Task) -> list[Phase]:
         """The observer, where it is missing, and one class with a network that nobody has trained."""
         observer = task.network(self.model).to(task.device).eval().requires_grad_(False)
         taken = seconds_per_step(lambda _: self._of_class(0, observer, task), steps=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddrank.data.real import check_ipc
-from ddrank.distill.base import Distilled, Distiller, Task
+from ddrank.distill.base import Distilled, Distiller, Phase, Task
 from ddrank.distill.job import announce
 from ddrank.errors import InputError
 from ddrank.models import embed
@@ -53,8 +53,11 @@ class Selection(Distiller):
     def choose(self, features: Tensor, ipc: int) -> Tensor:
         """Indices (ipc,) of the chosen rows of `features` (n, D), n >= ipc."""
 
+    def rehearse(self, task: Task) -> list[Phase]:
+        return task.training(self.model)
+
     def distill(self, task: Task) -> Distilled:
-        if training := task.training(self.model):
+        if training := self.rehearse(task):
             announce(f"{type(self).__name__} on {task.real.name}", training, task.display)
         network = task.trained(self.model)
         chosen = []

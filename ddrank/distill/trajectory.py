@@ -43,6 +43,7 @@ class MTT(Iterative):
     """
 
     inits: ClassVar = ("real", "noise")
+    learns_lr: ClassVar = True
 
     model: str = "convnet"
     iterations: int = 5000

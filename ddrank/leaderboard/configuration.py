@@ -28,6 +28,8 @@ IGNORED = (
     "engine.compile",
     "engine.channels_last",
     "engine.allocator",
+    "engine.checkpoint_every",
+    "plan",
 )
 # What has to agree for results of one dataset, IPC, model and protocol to be compared, besides the model's settings: a
 # model's name does not tell its width, nor a protocol's name that a rate was chosen on the test set all the same.

@@ -17,6 +17,8 @@ class PrintRanking(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Rank what lies under hydra.sweep.dir, at score.w and score.g. Says what is wrong and never raises."""
+        if config.plan:
+            return
         from ddrank.leaderboard.rank import Ranking
         from ddrank.leaderboard.report import complain, report  # only now: every command would wait for rich
 

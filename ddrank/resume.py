@@ -1,0 +1,66 @@
+"""A long fit that goes on after a kill, to the numbers of one that nothing happened to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ddrank import checkpoint
+from ddrank.data.samples import Batches
+from ddrank.data.stored_views import ViewBatches
+
+
+class Resume(Callback):
+    """Keeps the state of a fit in a checkpoint now and then, and takes up what it finds in one. The first of a
+    trainer's callbacks: what it keeps is the state before a batch, before any other has changed or drawn anything.
+
+    The state is that of the network, the optimizer, its schedule and the scale of its gradients; the accuracies and
+    losses so far; all random generators; the epoch, the order of its batches, and how many of them are done. Those come
+    as None when the fit goes on, which Lightning counts and passes over.
+
+    Args:
+        path: the checkpoint.
+        seconds: between two checkpoints, and before the first.
+        batches: the training batches.
+        resumed: is told in which epoch, counted from 0, the fit goes on, if it does.
+    """
+
+    def __init__(self, path: Path, seconds: float, batches: Batches | ViewBatches, resumed: Callable[[int], None]):
+        self._path, self._seconds, self._batches, self._resumed = path, seconds, batches, resumed
+        self._began = self._kept = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, student: LightningModule) -> None:
+        if (state := checkpoint.saved(self._path)) is None:
+            return
+        student.network.load_state_dict(state["network"])
+        trainer.optimizers[0].load_state_dict(state["optimizer"])
+        trainer.lr_scheduler_configs[0].scheduler.load_state_dict(state["schedule"])
+        trainer.precision_plugin.load_state_dict(state["scale"])
+        student.restore(state["student"])
+        self._batches.resume(state["batches"], done=state["batch"])
+        progress = trainer.fit_loop.epoch_progress.current
+        progress.ready = progress.started = progress.processed = progress.completed = state["epoch"]
+        self._resumed(state["epoch"])
+        checkpoint.set_random_state(state["random"], student.device.type)  # the last: nothing is drawn from here on
+
+    def on_train_batch_start(self, trainer: Trainer, student: LightningModule, batch: Any, batch_idx: int) -> None:
+        if time.monotonic() - self._kept < self._seconds:
+            return
+        seconds = student.seconds + time.monotonic() - self._began
+        state = {
+            "network": student.network.state_dict(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+            "scale": trainer.precision_plugin.state_dict(),
+            "student": student.progress() | {"seconds": seconds},
+            "batches": self._batches.state(),
+            "epoch": trainer.current_epoch,
+            "batch": batch_idx,
+            "random": checkpoint.random_state(student.device.type),
+        }
+        checkpoint.keep(self._path, state)
+        self._kept = time.monotonic()

@@ -1,0 +1,270 @@
+"""Long fits: killed anywhere, they go on to the numbers of a fit that nothing happened to."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import results
+from test_student import recipe
+from torch import nn
+
+from ddrank import checkpoint, engine
+from ddrank.augment import DSA, CutMix, MixUp, Views
+from ddrank.augment.replay import Draws
+from ddrank.criteria import KL, CrossEntropy
+from ddrank.data import Samples
+from ddrank.data.stored_views import LabelledBatch, images_digest, read_views, write_views
+from ddrank.student import Student, accuracy_on, new_network, train
+from ddrank.teacher import Teachers
+
+ALWAYS = 1e-9  # minutes: a checkpoint before every batch
+MACHINE = engine.Engine("cpu", "32-true", 1, checkpoint_every=ALWAYS)
+EPOCHS = 10
+
+
+class Killed(BaseException):
+    pass
+
+
+def samples(count: int, seed: int = 0) -> Samples:
+    generator = torch.Generator().manual_seed(seed)
+    return Samples(torch.randn(count, 1, 8, 8, generator=generator), torch.randint(3, (count,), generator=generator))
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(216, 3)
+    )
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def teacher() -> Teachers:
+    return Teachers((new_network(plain, 7).eval().requires_grad_(False),), "a teacher")
+
+
+def views_of(data: Samples, folder: Path) -> Samples:
+    """`data` with two epochs of stored views in batches of 4."""
+    draws = Draws([Views([{"RandomCrop": {"size": 8, "padding": 2}}]), MixUp(0.8)], tuple(data.images.shape[1:]))
+    torch.manual_seed(3)
+    epochs = [
+        [LabelledBatch(part, draws.draw(len(part)), torch.randn(len(part), 3).half()) for part in order.split(4)]
+        for order in (torch.randperm(len(data)), torch.randperm(len(data)))
+    ]
+    images = images_digest(data.images)
+    write_views(folder, epochs, count=2, frame=draws.frame, images=images, about={})
+    return replace(data, views=read_views(folder / "views"))
+
+
+FITS = {
+    "hard labels, DSA": {"augmentations": lambda: [DSA()], "network": plain},
+    "a teacher's labels of mixed views": {
+        "augmentations": lambda: [
+            Views([{"RandomCrop": {"size": 8, "padding": 2}}, {"RandomHorizontalFlip": {}}]),
+            MixUp(0.8),
+        ],
+        "network": plain,
+        "teachers": teacher,
+        "criterion": lambda: KL(temperature=2.0),
+        "recipe": {"optimizer": "adamw", "schedule": "cosine"},
+    },
+    "dropout, batch normalisation, CutMix": {"augmentations": lambda: [CutMix(1.0)], "network": normalised},
+}  # fmt: skip
+
+
+def fitted(fit: dict, data: Samples, path: Path | None = None, kill_at: float | None = None, machine=MACHINE, **more):
+    """A student of one of FITS; killed after so many epochs, if it is to be."""
+
+    class Kill(torch.nn.Module):
+        """Ends the fit in the middle of a step, once that many steps have been begun in all."""
+
+        def __init__(self, criterion):
+            super().__init__()
+            self.inner, self.needs = criterion, criterion.needs
+
+        def forward(self, *arguments):
+            if kill_at is not None and begun() >= kill_at:
+                raise Killed
+            return self.inner(*arguments)
+
+    batches = -(-len(data) // 4)
+
+    def begun() -> float:
+        state = checkpoint.saved(path)
+        return state["epoch"] + state["batch"] / batches
+
+    settings = {"epochs": EPOCHS, "batch_size": 4, "step_size": 5} | fit.get("recipe", {})
+    return train(
+        new_network(fit["network"], 0),
+        data,
+        training=recipe(**settings),
+        criterion=Kill(fit["criterion"]() if "criterion" in fit else CrossEntropy()),
+        augmentations=fit["augmentations"](),
+        lr=0.05,
+        seed=0,
+        engine=machine,
+        num_classes=3,
+        teachers=fit["teachers"]() if "teachers" in fit else None,
+        checkpoint=path,
+        **more,
+    )
+
+
+def same(one: Student, other: Student) -> None:
+    weights = [student.network.state_dict() for student in (one, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [float(loss) for loss in one.losses] == [float(loss) for loss in other.losses]
+    assert one.tests == other.tests
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_killed_at_30_and_70_percent_it_ends_bit_equal(tmp_path, name):
+    fit, data, path, went_on = FITS[name], samples(18), tmp_path / "state.pt", []
+    undisturbed = fitted(fit, data)
+    for share in (3.0, 7.6):  # before an epoch's first batch, and within an epoch
+        with pytest.raises(Killed):
+            fitted(fit, data, path, kill_at=share, resumed=went_on.append)
+        torch.rand(5)  # whatever runs in between
+    resumed = fitted(fit, data, path, resumed=went_on.append)
+    assert went_on == [3, 7]
+    same(undisturbed, resumed)
+    assert accuracy_on(resumed, samples(50, seed=1), MACHINE) == accuracy_on(undisturbed, samples(50, seed=1), MACHINE)
+    assert resumed.seconds > 0
+
+
+def test_stored_views_and_tests_on_the_way(tmp_path):
+    fit = {"augmentations": list, "network": plain, "criterion": KL}
+    data, path = views_of(samples(18), tmp_path), tmp_path / "state.pt"
+    more = {"tests": samples(50, seed=1), "test_every": 2}
+    undisturbed = fitted(fit, data, **more)
+    for share in (3.2, 6.0):
+        with pytest.raises(Killed):
+            fitted(fit, data, path, kill_at=share, **more)
+    resumed = fitted(fit, data, path, **more)
+    same(undisturbed, resumed)
+    assert [epoch for epoch, _ in resumed.tests] == [2, 4, 6, 8, 10]
+
+
+def test_a_compiled_network_goes_on_bit_equal(tmp_path):
+    """In this process, whose compiled code is the same; as is what another process finds on the disk."""
+    machine, fit, path = replace(MACHINE, compile=True), FITS["hard labels, DSA"], tmp_path / "state.pt"
+    undisturbed = fitted(fit, samples(16), machine=machine)
+    with pytest.raises(Killed):
+        fitted(fit, samples(16), path, kill_at=4.4, machine=machine)
+    same(undisturbed, fitted(fit, samples(16), path, machine=machine))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda content: content[: len(content) // 2], "is corrupt (its checksum does not fit): starting anew"),
+        (lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:], "is corrupt"),
+        (lambda content: b"", "is corrupt"),
+        (None, "was made by ddrank 0.0, torch 1.0: starting anew"),
+    ],
+)
+def test_a_checkpoint_that_is_corrupt_or_of_another_version_is_begun_anew(tmp_path, monkeypatch, spoil, said):
+    fit, path, went_on = FITS["hard labels, DSA"], tmp_path / "state.pt", []
+    with pytest.raises(Killed):
+        fitted(fit, samples(18), path, kill_at=5)
+    if spoil:
+        path.write_bytes(spoil(path.read_bytes()))
+    else:
+        state = checkpoint.saved(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "_MADE_BY", {"ddrank": "0.0", "torch": "1.0"})
+            checkpoint.keep(path, state)
+    with pytest.warns(UserWarning, match="the checkpoint .*state.pt") as warned:
+        anew = fitted(fit, samples(18), path, resumed=went_on.append, machine=replace(MACHINE, checkpoint_every=60))
+    assert any(said in str(one.message) for one in warned)
+    assert went_on == []
+    same(fitted(fit, samples(18)), anew)
+
+
+def test_short_fits_and_fits_without_checkpoints_leave_none(tmp_path):
+    for every in (60.0, 0.0):
+        fitted(
+            FITS["hard labels, DSA"],
+            samples(18),
+            tmp_path / "state.pt",
+            machine=replace(MACHINE, checkpoint_every=every),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+# --- through the command ---
+
+RUN = [
+    "model=mlp", "num_eval=1", "method=random", "method.labels=multi", "method.teachers=[mlp]", "criterion=kl",
+    "aug=crop_mixup", "engine.threads=1", "train.epochs=60", "train.step_size=30", "dataset.real.epochs=2",
+    "dataset.teacher.epochs=4", "protocol.lrs=[0.02]",
+]  # fmt: skip
+EVERY = f"engine.checkpoint_every={ALWAYS}"
+
+
+def under_way(folder: Path) -> dict[Path, int]:
+    """The checkpoints in a store, each with its epoch."""
+    states = {path: checkpoint.saved(path) for path in (folder / "store/training").rglob("[0-9a-f]*.pt")}
+    return {path: state["epoch"] for path, state in states.items() if state}
+
+
+def measured(folder: Path) -> dict[str, float]:
+    entries = [(path, json.loads(path.read_text())) for path in (folder / "measurements").rglob("*.json")]
+    return {path.name: entry["value"]["accuracy"] for path, entry in entries}
+
+
+@pytest.mark.filterwarnings("error::ddrank.errors.StoreWarning")
+def test_a_run_killed_twice_ends_with_the_accuracies_of_an_undisturbed_one(command, tmp_path):
+    assert command("run", *RUN, "engine.workers=1", "paths.store=other").code == 0
+    for share in (0.3, 0.7):
+        running = subprocess.Popen(
+            [sys.executable, "-m", "ddrank.run", *RUN, "engine.workers=2", EVERY],
+            cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 200
+        while not any(60 * share <= epoch for epoch in under_way(tmp_path).values()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL, running.stderr.read()
+    left = max(under_way(tmp_path).values())
+    assert left >= 42
+    resumed = command("run", *RUN, "engine.workers=1")
+    assert resumed.code == 0, resumed.err
+    assert f"going on in epoch {left + 1} of 60" in resumed.err
+    undisturbed, killed = results(tmp_path)
+    assert killed["arms"] == undisturbed["arms"]
+    assert measured(tmp_path / "store") == measured(tmp_path / "other")
+    assert not [path for path in (tmp_path / "store/training").rglob("*") if path.is_file()]
+
+
+def test_a_teacher_goes_on_too(command, tmp_path, monkeypatch):
+    from ddrank import progress
+
+    short = [*RUN, "engine.workers=1", "train.epochs=2"]
+    assert command("run", *short, "paths.store=other").code == 0
+    advance = progress.Activity.advance
+
+    def interrupted(activity, note="", steps=1):
+        advance(activity, note, steps)
+        if activity.name.startswith("teacher") and activity.done == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Activity, "advance", interrupted)
+    assert command("run", *short, EVERY).code == 130
+    assert list(under_way(tmp_path).values()) == [2]
+    monkeypatch.setattr(progress.Activity, "advance", advance)
+    resumed = command("run", *short, EVERY)
+    assert "teacher mlp: going on in epoch 3 of 4" in resumed.err, resumed.err
+    undisturbed, interrupted = results(tmp_path)
+    assert interrupted["arms"] == undisturbed["arms"]
+    assert not [path for path in (tmp_path / "store/training").rglob("*") if path.is_file()]
