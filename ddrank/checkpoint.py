@@ -51,7 +51,7 @@ def saved(path: Path) -> dict[str, Any] | None:
             raise ValueError("its checksum does not fit")
         found = torch.load(io.BytesIO(content[_DIGITS:]), map_location="cpu", weights_only=True)
         made_by, state = found["made_by"], found["state"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -119,11 +119,11 @@ class Student(LightningModule):
 
     def progress(self) -> dict[str, Any]:
         """What has been seen so far."""
-        return {"losses": self.losses, "epoch": self._epoch, "tests": self.tests}
+        return {"losses": _stacked(self.losses), "epoch": _stacked(self._epoch), "tests": list(self.tests)}
 
     def restore(self, seen: dict[str, Any]) -> None:
         """Go on from what `progress` gave, and the `seconds` that it took."""
-        self.losses, self._epoch = ([loss.to(self.device) for loss in seen[name]] for name in ("losses", "epoch"))
+        self.losses, self._epoch = (list(seen[name].to(self.device)) for name in ("losses", "epoch"))
         self.tests, self.seconds = seen["tests"], seen["seconds"]
 
     def configure_optimizers(self) -> dict:
@@ -131,6 +131,10 @@ class Student(LightningModule):
         optimizer = _optimizer(recipe, self.network.parameters(), self.lr)
         scheduler = _scheduler(recipe, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+
+def _stacked(losses: list[Tensor]) -> Tensor:
+    return torch.stack(losses) if losses else torch.empty(0)
 
 
 def _optimizer(recipe: Training, parameters, lr: float) -> torch.optim.Optimizer:
