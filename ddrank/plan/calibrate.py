@@ -32,13 +32,13 @@ _TEST_BATCHES = 5  # that are measured, at most
 @dataclass(frozen=True)
 class Cost:
     """What one student costs, in seconds: before and after its steps (`setup`), an `epoch`, the test of one image
-    (`test`), and once in a process for all students like it, `compile`, with what is compiled on the disk already.
+    (`test`), and `once` in a process for all students like it: to compile, say, with what is compiled on the disk.
     `memory` is the most that its process had in use, bytes: on a GPU, of the GPU's."""
 
     setup: float
     epoch: float
     test: float
-    compile: float
+    once: float
     memory: int
 
     def seconds(self, epochs: int, tested: int) -> float:
@@ -78,7 +78,7 @@ def calibrated(assignment: Assignment, engine: Engine, crew: Crew | None) -> Cos
             elif message.kind in ("refused", "failed", "lost"):
                 raise InputError(f"the few steps of {assignment.name} that were to be timed failed: {message.content}")
     return Cost(
-        *(fmean(getattr(cost, part) for cost in costs) for part in ("setup", "epoch", "test", "compile")),
+        *(fmean(getattr(cost, part) for cost in costs) for part in ("setup", "epoch", "test", "once")),
         memory=max(cost.memory for cost in costs),
     )
 
@@ -99,7 +99,7 @@ def calibrate(assignment: Assignment, engine: Engine, *_: Any) -> Cost:
         setup=steady.setup,
         epoch=steady.epoch,
         test=steady.tested / steady.images,
-        compile=once if cold.compiled else 0.0,
+        once=once,
         memory=_peak(engine),
     )
 

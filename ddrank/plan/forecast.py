@@ -77,8 +77,8 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The plan of one evaluation; `compile` are seconds that each process compiles for, by what for and whether that is
-    beside others; `reading` are the seconds until the first student can begin, what is to be made left out."""
+    """The plan of one evaluation; `once` are the seconds that the first student of each recipe takes longer than the
+    others, most of them to compile; `reading` those until the first student can begin, what is to be made left out."""
 
     method: str
     dataset: str
@@ -91,7 +91,7 @@ class Forecast:
     reading: float
     preparations: list[Preparation]
     measurements: list[Measurement]
-    compile: dict[str, tuple[float, bool]]
+    once: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -108,7 +108,6 @@ class Forecast:
             | {
                 "preparations": [Preparation(**one) for one in content["preparations"]],
                 "measurements": [Measurement(**one) for one in content["measurements"]],
-                "compile": {name: tuple(one) for name, one in content["compile"].items()},
             }
         )
 
@@ -132,10 +131,10 @@ def seconds(forecasts: list[Forecast]) -> float:
     workers = max(forecast.workers for forecast in forecasts)
     beside = [one.seconds for one in measurements if one.beside]
     alone = sum(one.seconds for one in measurements if not one.beside)
-    compiling = {name: taken for forecast in forecasts for name, (taken, _) in forecast.compile.items()}
+    once = {name: taken for forecast in forecasts for name, taken in forecast.once.items()}
     made = sum(one.steps * one.seconds for one in preparations)
     side_by_side = max(sum(beside) / workers, max(beside, default=0.0))
-    return sum(one.reading for one in forecasts) + made + side_by_side + alone + sum(compiling.values())
+    return sum(one.reading for one in forecasts) + made + side_by_side + alone + sum(once.values())
 
 
 def forecast(config: DictConfig, since: float) -> Forecast:
@@ -188,7 +187,7 @@ def forecast(config: DictConfig, since: float) -> Forecast:
                 *([] if phases or not missing else [_of_phase(Phase("selection of images, seconds", 1, 0.0), config)]),
             ],
             measurements=[timed.measurement(one, known=not invented & set(one.arms)) for one in foreseen],
-            compile=timed.compile,
+            once=timed.once,
         )
 
 
@@ -197,7 +196,7 @@ class _Timed:
 
     def __init__(self, machine: engine.Engine, display: Display):
         self._machine, self._display, self._crew = machine, display, machine.crew()
-        self.compile: dict[str, tuple[float, bool]] = {}
+        self.once: dict[str, float] = {}
 
     def measurement(self, one: Foreseen, known: bool) -> Measurement:
         cost, steps, tested, epochs, beside = None, 0, 0, 0, False
@@ -237,8 +236,7 @@ class _Timed:
                     assignment, self._machine, self._crew if beside else None
                 )
         cost = _costs[self._machine, name, beside]
-        if cost.compile:
-            self.compile[name] = round(cost.compile, 3), beside
+        self.once[name] = round(cost.once, 3)
         return cost
 
 
@@ -251,11 +249,12 @@ class _Untrained(TeacherRoom):
         self.wanted: dict[str, Assignment] = {}
 
     def trained(self, model: dict[str, Any], space: Space, seed: int = 0) -> tuple[nn.Module, str]:
-        key = self._key(model, space, seed)
-        if self._store.find_tensors(key) is not None:
-            return super().trained(model, space, seed)
-        self.wanted[digest(key)] = self.assignment(model, space, seed)
-        return self._network(model), digest(key)
+        key, network = self._key(model, space, seed), self._network(model)
+        if (weights := self._store.find_tensors(key)) is not None:
+            network.load_state_dict(weights)
+        else:
+            self.wanted[digest(key)] = self.assignment(model, space, seed)
+        return network, digest(key)
 
 
 def _to_be_made(config: DictConfig) -> bool:
