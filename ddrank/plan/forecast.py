@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ddrank.distill.base import Phase
 from ddrank.fit import Assignment
 from ddrank.measure import Measurer
 from ddrank.plan.calibrate import Cost, calibrated, like
+from ddrank.plan.contents import Forecast, Measurement, Preparation
 from ddrank.plan.foresee import Foreseen, foresee
 from ddrank.plan.preview import Preview
 from ddrank.progress import Display
@@ -28,113 +27,7 @@ from ddrank.store import digest
 from ddrank.student import derived_seed, steps_of
 from ddrank.teacher import TeacherRoom
 
-SCHEMA = "ddrank/plan/1"
 _costs: dict[tuple[Any, str, bool], Cost] = {}  # of this process; those of a sweep's jobs are alike
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A measurement of a plan: of the arms `arms`, which want it together, for `seed`.
-
-    Attributes:
-        lr: of its student; None where the search among the others decides on it.
-        measures: what of its student is measured.
-        keys: digests of its key in the store, one where it is settled; else of each that it may turn out to be.
-        known: those are its keys; otherwise they hang on data or labels that have yet to be made.
-        found, trains: it is in the store; a student is trained for it.
-        steps: of that student.
-        seconds, memory: that it takes here, and bytes that its process has in use meanwhile.
-        beside: it is measured in a worker process, beside others.
-    """
-
-    arms: list[str]
-    seed: int
-    lr: float | None
-    measures: str
-    keys: list[str]
-    known: bool
-    found: bool
-    trains: bool
-    steps: int
-    seconds: float
-    memory: int
-    beside: bool
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What has to be made before: a teacher, or a part of a distillation. Those with the same `key` are one.
-
-    `steps` of `seconds` each; `memory` in bytes, where it was measured.
-    """
-
-    key: str
-    name: str
-    steps: int
-    seconds: float
-    memory: int | None = None
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The plan of one evaluation; `once` are the seconds that the first student of each recipe takes longer than the
-    others, most of them to compile; `reading` those until the first student can begin, what is to be made left out."""
-
-    method: str
-    dataset: str
-    ipc: int
-    model: str
-    labels: str
-    protocol: str
-    seeds: list[int]
-    workers: int
-    reading: float
-    preparations: list[Preparation]
-    measurements: list[Measurement]
-    once: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"schema": SCHEMA, **asdict(self), "seconds": round(seconds([self]), 1)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Forecast:
-        """What `to_dict` gave. Raises KeyError, TypeError or ValueError where it is nothing of the kind."""
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"it is no {SCHEMA}")
-        fields = {name: content[name] for name in cls.__dataclass_fields__}
-        return cls(
-            **fields
-            | {
-                "preparations": [Preparation(**one) for one in content["preparations"]],
-                "measurements": [Measurement(**one) for one in content["measurements"]],
-            }
-        )
-
-
-def distinct(forecasts: Iterable[Forecast]) -> tuple[list[Preparation], list[Measurement]]:
-    """What several plans want, once each: of what they share, whoever asks first makes it."""
-    preparations: dict[str, Preparation] = {}
-    measurements: dict[tuple[str, ...], Measurement] = {}
-    for forecast in forecasts:
-        for one in forecast.preparations:
-            before = preparations.setdefault(one.key, one)
-            preparations[one.key] = max(before, one, key=lambda each: each.steps)
-        for one in forecast.measurements:
-            measurements.setdefault(tuple(one.keys), one)
-    return list(preparations.values()), list(measurements.values())
-
-
-def seconds(forecasts: list[Forecast]) -> float:
-    """How long the evaluations take one after the other on this machine, what they share counted once."""
-    preparations, measurements = distinct(forecasts)
-    workers = max(forecast.workers for forecast in forecasts)
-    beside = [one.seconds for one in measurements if one.beside]
-    alone = sum(one.seconds for one in measurements if not one.beside)
-    once = {name: taken for forecast in forecasts for name, taken in forecast.once.items()}
-    made = sum(one.steps * one.seconds for one in preparations)
-    side_by_side = max(sum(beside) / workers, max(beside, default=0.0))
-    return sum(one.reading for one in forecasts) + made + side_by_side + alone + sum(once.values())
 
 
 def forecast(config: DictConfig, since: float) -> Forecast:
@@ -146,29 +39,15 @@ def forecast(config: DictConfig, since: float) -> Forecast:
     with Display() as display:
         real = load_real(config.dataset, config.paths.data)
         evaluation.check_enough(config, real)
-        room = _Untrained(config, real, store, machine, display)
-        missing, began, phases = _to_be_made(config), time.time(), []
-        if missing:
-            phases, networks, space = make.rehearsed(config, real, machine, store, display)
-            for name in networks:
-                room.network(name, space)
-            distilled, views = _made_up(config, real), None
-        else:
-            if make.ours(config):
-                make.check_settings(config, real, store)
-            distilled = evaluation.load_distilled(config, evaluation.find_distilled(config), real)
-            views = evaluation.looked_through(distilled, config, display)
-        rehearsed = time.time() - began if missing else 0.0
-        spaces = evaluation.spaces(config, distilled, real, store)
-        distilled = distilled.placed(spaces[0])
-        if not missing:
-            evaluation.refuse_impossible(config, distilled, real)
-        teachers = room.teachers(spaces[0]) if config.method.labels != "hard" else None
-        arms = evaluation.arms_to_measure(config, real, distilled, spaces, teachers, views, display)
+        room, began = _Untrained(config, real, store, machine, display), time.time()
+        missing = _to_be_made(config)
+        phases = _rehearsed(config, real, room, machine, store, display) if missing else []
+        since += time.time() - began
+        arms = _arms(config, real, room, store, display, missing)
         measurer = Measurer(config, real, store, machine, display)
         seeds = [config.seed + offset for offset in range(config.num_eval)]
         foreseen = foresee(measurer, arms, seeds, store)
-        reading = time.time() - since - rehearsed
+        reading = time.time() - since
         timed = _Timed(machine, display)
         invented = {arm.name for arm in arms if _invented(arm, missing, bool(room.wanted), config)}
         return Forecast(
@@ -184,11 +63,39 @@ def forecast(config: DictConfig, since: float) -> Forecast:
             preparations=[
                 *(timed.teacher(key, assignment) for key, assignment in room.wanted.items()),
                 *(_of_phase(phase, config) for phase in phases),
-                *([] if phases or not missing else [_of_phase(Phase("selection of images, seconds", 1, 0.0), config)]),
             ],
             measurements=[timed.measurement(one, known=not invented & set(one.arms)) for one in foreseen],
             once=timed.once,
         )
+
+
+def _rehearsed(
+    config: DictConfig, real: RealDataset, room: _Untrained, machine: engine.Engine, store: Preview, display: Display
+) -> list[Phase]:
+    """What making the distilled data would cost; the networks that it wants trained are left with `room`."""
+    phases, networks, space = make.rehearsed(config, real, machine, store, display)
+    for name in networks:
+        room.network(name, space)
+    return phases or [Phase("distilled data, in seconds", 1, 0.0)]
+
+
+def _arms(
+    config: DictConfig, real: RealDataset, room: _Untrained, store: Preview, display: Display, missing: bool
+) -> list[Arm]:
+    """The arms of the evaluation, on noise where the distilled data are missing."""
+    if missing:
+        distilled, views = _made_up(config, real), None
+    else:
+        if make.ours(config):
+            make.check_settings(config, real, store)
+        distilled = evaluation.load_distilled(config, evaluation.find_distilled(config), real)
+        views = evaluation.looked_through(distilled, config, display)
+    spaces = evaluation.spaces(config, distilled, real, store)
+    distilled = distilled.placed(spaces[0])
+    if not missing:
+        evaluation.refuse_impossible(config, distilled, real)
+    teachers = room.teachers(spaces[0]) if config.method.labels != "hard" else None
+    return evaluation.arms_to_measure(config, real, distilled, spaces, teachers, views, display)
 
 
 class _Timed:

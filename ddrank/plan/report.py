@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ddrank import atomic
-from ddrank.plan.forecast import Forecast, Measurement, Preparation, distinct, seconds
+from ddrank.plan.contents import Forecast, Measurement, Preparation, distinct, seconds
 from ddrank.progress import duration
 
 FILE, SWEEP_FILE = "plan.json", "sweep-plan.json"

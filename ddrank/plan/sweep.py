@@ -16,7 +16,7 @@ class SumPlans(Callback):
         """Sum up the plans under hydra.sweep.dir."""
         if not config.plan:
             return
-        from ddrank.plan.report import FILE, show_sweep  # only now: every command would wait for torch
+        from ddrank.plan.report import FILE, show_sweep  # only now: every command would wait for rich
 
         folder = Path(config.hydra.sweep.dir)
         if jobs := sorted((path.parent for path in folder.glob(f"*/{FILE}")), key=lambda job: int(job.name)):
