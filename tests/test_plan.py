@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import QUICK, QUICK_SELECTION
+from conftest import QUICK_SELECTION
 
-THREE = [argument for argument in QUICK if not argument.startswith("protocol.lrs")] + ["protocol.lrs=[0.001,0.02,0.1]"]
+CHOSEN = ["method=random", *QUICK_SELECTION]
+THREE = [*CHOSEN, "protocol.lrs=[0.001,0.02,0.1]"]
 TAUGHT = [
-    "method=random", *QUICK_SELECTION, "method.labels=multi", "criterion=kl", "aug=crop_mixup", "method.teachers=[mlp]",
+    *CHOSEN, "method.labels=multi", "criterion=kl", "aug=crop_mixup", "method.teachers=[mlp]",
 ]  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def kept(measurements: list[dict], new: set[str]) -> None:
 
 
 def test_what_is_planned_is_what_is_trained_under_strict(command, tmp_path):
-    command("distill", "method=dm", "method.distiller.iterations=3")
+    command("distill", "method=random")
     plan = planned(command, tmp_path, *THREE, "num_eval=2")
     assert all(one["known"] for one in plan["measurements"])
     assert plan["preparations"] == []
@@ -91,8 +92,8 @@ def test_a_plan_without_distilled_data_or_teachers_names_them(command, tmp_path)
 
 
 def test_under_the_ddranking_protocol_every_key_is_known(command, tmp_path):
-    command("distill", "method=dm", "method.distiller.iterations=3")
-    settings = [*QUICK, "protocol=ddranking", "protocol.lrs=[0.02,0.1]"]
+    command("distill", "method=random")
+    settings = [*CHOSEN, "protocol=ddranking", "protocol.lrs=[0.02,0.1]"]
     plan = planned(command, tmp_path, *settings)
     assert all(len(one["keys"]) == 1 for one in plan["measurements"])
     ran = command("run", *settings)
