@@ -59,7 +59,7 @@ class Message:
 def prepare(workers: int | str) -> None:
     """Start the server that workers are forked from, where there will be any: it imports what they need meanwhile."""
     if possible() and (cores() > 1 if workers == "auto" else workers > 1):
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["ddrank.fit"])
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["ddrank.fit", "ddrank.teacher"])
         # Inherited: an interrupt is for the evaluation, and its end that of the workers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
