@@ -29,7 +29,7 @@ class Job:
 
     Attributes:
         checkpoint: the file to resume from and to keep the state in; removed by whoever keeps the images.
-        seconds: between two checkpoints.
+        seconds: between two checkpoints, at least; more where writing one takes more than a twentieth of it.
         frames: pictures taken on the way.
         validate: the accuracy (fraction) of students trained on what has been made so far, on held-out images.
         validate_every: iterations between two of those; 0 for none.
@@ -96,6 +96,7 @@ class _Loop:
         self._stride = max(1, self._iterations // _POINTS)
         self._moments = {round(self._iterations * (k / job.frames) ** 2) for k in range(job.frames)}
         self._saved = self.clock = time.monotonic()
+        self._between = job.seconds
 
     def run(self, start: int, end: int) -> None:
         note = ""
@@ -108,7 +109,7 @@ class _Loop:
                     note = self._note(iteration, values)
                 advance(note)
                 done = iteration + 1
-                due = time.monotonic() - self._saved >= self._job.seconds
+                due = time.monotonic() - self._saved >= self._between
                 if self._job.checkpoint and not last and (due or done == end):
                     self._check(iteration, values)
                     self._keep(done)
@@ -116,7 +117,7 @@ class _Loop:
     def look(self, iteration: int) -> None:
         """A picture and a validation before `iteration`, where they are due."""
         if iteration in self._moments or (self._job.frames and iteration == self._iterations):
-            self._record.frames.append((iteration, _mosaic(self._distillation.result(), self._task)))
+            self._record.frames.append((iteration, _mosaic(self._distillation, self._task)))
         due = self._job.validate_every and (iteration % self._job.validate_every == 0 or iteration == self._iterations)
         if due and self._job.validate:
             with isolate_rng(include_cuda=self._task.device == "cuda"):
@@ -127,7 +128,8 @@ class _Loop:
     def _note(self, iteration: int, values: dict[str, Tensor | float]) -> str:
         self._check(iteration, values)
         read = {name: float(value) for name, value in values.items()}
-        self._row(iteration, read)
+        if read:
+            self._row(iteration, read)
         return "  ".join(f"{name} {value:.4g}" for name, value in read.items())
 
     def _row(self, iteration: int, values: dict[str, float]) -> None:
@@ -135,7 +137,7 @@ class _Loop:
         self._job.log(iteration, values)
 
     def _check(self, iteration: int, values: dict[str, Tensor | float]) -> None:
-        loss, tensors = float(values["loss"]), self._distillation.tensors.values()
+        loss, tensors = float(values.get("loss", 0)), self._distillation.tensors.values()
         lost = not all(bool(tensor.isfinite().all()) for tensor in tensors) if tensors else not math.isfinite(loss)
         if lost:  # a loss alone may be one that a method passes over
             raise InputError(
@@ -149,6 +151,7 @@ class _Loop:
         self.clock = now
         _save(self._job.checkpoint, done, self._distillation, self._task, self._record)
         self._saved = time.monotonic()
+        self._between = max(self._job.seconds, 20 * (self._saved - now))
 
 
 def announce(name: str, phases: list[Phase], display: Display) -> None:
@@ -162,9 +165,9 @@ def announce(name: str, phases: list[Phase], display: Display) -> None:
     display.say(f"{name}: expected on this machine: {'; '.join(parts)}{whole}")
 
 
-def _mosaic(made: Distilled, task: Task) -> Tensor:
+def _mosaic(distillation: Distillation, task: Task) -> Tensor:
     shown = pictures.shown(task.labels)
-    pixels = task.space.inverse(made.images[shown]).clamp(0, 1)
+    pixels = task.space.inverse(distillation.some(shown)).clamp(0, 1)
     return pictures.mosaic(pixels, task.labels[shown])
 
 
