@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ddrank.leaderboard.portable import without_places
 from ddrank.result import Result
 
 # Keys of a result's config that do not change what one seed's accuracies mean. Paths among them: what lies there is
@@ -117,7 +118,10 @@ def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{key}.")
         else:
-            yield key, _text(value)
+            yield (
+                key,
+                _text(without_places(value)),
+            )  # a folder's name, wherever it lies: what is in it is told by sha256
 
 
 def _text(value: Any) -> str:
