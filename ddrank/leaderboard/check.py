@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -33,9 +34,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def files(places: Iterable[Path]) -> list[Path]:
-    """The given files, and every JSON file below the given folders. Raises InputError where there are none."""
+    """The given files, and every JSON file below the given folders. Raises InputError where there is none."""
     found: dict[Path, None] = {}
     for place in places:
+        if not os.path.lexists(place):
+            raise InputError(f"{place} does not exist: give submissions, or folders that hold some")
         if not place.is_dir():
             found[place] = None
             continue
@@ -57,8 +60,8 @@ def check(files: Sequence[Path]) -> dict[Path, str]:
     for file in files:
         try:
             submission = read(file)
-            _check_beside_content(file, submission)
             check_rankable(submission.result, file)
+            _check_day_and_name(submission, file)
             results.append((file, submission.result))
         except InputError as error:
             wrong[file] = str(error)
@@ -68,7 +71,7 @@ def check(files: Sequence[Path]) -> dict[Path, str]:
     return wrong
 
 
-def _check_beside_content(file: Path, submission: Submission) -> None:
+def _check_day_and_name(submission: Submission, file: Path) -> None:
     if date.fromisoformat(submission.about.date) > datetime.now(_EARLIEST_ZONE).date():
         raise InputError(f"{file}: date is {submission.about.date}, a day to come: give the day of making")
     if file.name != submission.file_name:

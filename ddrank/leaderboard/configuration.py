@@ -47,12 +47,12 @@ def configuration(result: Result) -> dict[str, str]:
     fields["data"] = str(result.distilled["sha256"])
     fields["teachers"] = str(result.distilled.get("teachers", ""))
     fields["arms"] = " ".join(f"{name}:{arm.source}" for name, arm in sorted(result.arms.items()))
-    return fields | {key: value for key, value in _leaves(result.config) if key not in fields}
+    return fields | {key: value for key, value in _settings(result) if key not in fields}
 
 
 def comparability(result: Result) -> dict[str, str]:
     """The settings that results of one ranking have in common besides their dataset, IPC, model and protocol."""
-    return {key: value for key, value in _leaves(result.config) if key in CHOICES or key.startswith("model.")}
+    return {key: value for key, value in _settings(result) if key in CHOICES or key.startswith("model.")}
 
 
 def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:
@@ -110,6 +110,11 @@ def _count(configurations: Sequence[Mapping[str, str]], *keys: str) -> int:
     return len({tuple(entry.get(key) for key in keys) for entry in configurations})
 
 
+def _settings(result: Result) -> Iterator[tuple[str, str]]:
+    # Of a folder, its name counts and not where it lies: what is in it is told by the sha256.
+    return _leaves(without_places(result.config))
+
+
 def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     for name, value in config.items():
         key = f"{above}{name}"
@@ -118,10 +123,7 @@ def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{key}.")
         else:
-            yield (
-                key,
-                _text(without_places(value)),
-            )  # a folder's name, wherever it lies: what is in it is told by sha256
+            yield key, _text(value)
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from ddrank.leaderboard.schema import schema
 from ddrank.result import Result
 
-_PATHS = ("data", "soft_labels", "teacher_weights")  # of config.method
+# Settings that are files or folders: of a result, a real dataset, a distiller, a method.
+_PATHS = ("path", "checkpoint", "data", "soft_labels", "teacher_weights")
 # Beginnings that tell a place on one machine, or an address that may hold an account.
 _PLACE = re.compile(r"[/~]|\.{1,2}(?:[/\\]|$)|\\\\|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://|file:")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -23,38 +24,30 @@ def portable(result: Result) -> Result:
     config = {key: value for key, value in without_places(result.config).items() if key != "paths"}
     if isinstance(config.get("logger"), Mapping):
         config["logger"] = {key: value for key, value in config["logger"].items() if key == "name"}
-    if isinstance(config.get("method"), Mapping):
-        config["method"] = {key: _name(value) if key in _PATHS else value for key, value in config["method"].items()}
     known = schema()["$defs"]["result"]["properties"]["environment"]["properties"]
-    return replace(
-        result,
-        distilled={key: _name(value) if key == "path" else value for key, value in result.distilled.items()},
-        environment={key: value for key, value in result.environment.items() if key in known},
-        config=config,
-    )
+    environment = {key: value for key, value in result.environment.items() if key in known}
+    return replace(result, distilled=without_places(result.distilled), environment=environment, config=config)
 
 
-def without_places(value: Any) -> Any:
-    """A setting in which each path that begins at a machine's root, home or working folder is but its last part, and
-    each address is without account and query."""
+def without_places(value: Any, path: bool = False) -> Any:
+    """Settings in which each path is but its last part, and each address without account, query and fragment.
+
+    Paths are the settings of that kind, and whatever begins at a machine's root, home or working folder; `path` says
+    that `value` is one.
+    """
     if isinstance(value, Mapping):
-        return {key: without_places(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_places(entry) for entry in value]
-    return _name(value) if isinstance(value, str) and _PLACE.match(value) else value
-
-
-def _name(value: Any) -> Any:
-    """The last part of a path (of each, in a list); an address without account, query and fragment."""
+        return {key: without_places(entry, key in _PATHS) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_name(entry) for entry in value]
-    if not isinstance(value, str):
-        return value
-    if _ADDRESS.match(value) and not value.startswith("file:"):
+        return [without_places(entry, path) for entry in value]
+    return _name(value) if isinstance(value, str) and (path or _PLACE.match(value)) else value
+
+
+def _name(text: str) -> str:
+    if _ADDRESS.match(text) and not text.startswith("file:"):
         try:
-            address = urlsplit(value)
+            address = urlsplit(text)
         except ValueError:
             return ""
         return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
-    last = re.split(r"[/\\]+", value.rstrip("/\\"))[-1]
+    last = re.split(r"[/\\]+", text.rstrip("/\\"))[-1]
     return "" if last.startswith("~") or last in (".", "..") else last.removeprefix("file:")

@@ -94,7 +94,7 @@ def _grid(run: Run) -> bytes:
         raise InputError(f"{found} is no picture ({error}): remove it, or draw it again") from error
     width = min(_WIDEST, image.width)
     while len(content := _png(image, width)) > MOST_GRID:
-        width = width * 4 // 5
+        width = int(width * min(0.9, (MOST_GRID / len(content)) ** 0.5))
     return content
 
 
