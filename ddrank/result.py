@@ -86,10 +86,15 @@ class Result:
             raise InputError(f"{path} cannot be read ({error.strerror}): give a result.json or a run folder") from error
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON ({error}): run the evaluation again to write it anew") from error
+        return cls.of(content, path)
+
+    @classmethod
+    def of(cls, content: Any, source: Path | str) -> Result:
+        """A result from what a result file holds; `source` names it in what goes wrong (InputError)."""
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, dict) else type(content).__name__
             raise InputError(
-                f"{path} has the schema {found!r}, expected {SCHEMA!r}: give a result.json of this version"
+                f"{source} has the schema {found!r}, expected {SCHEMA!r}: give a result.json of this version"
             )
         try:
             if missing := [name for name in _REQUIRED if name not in content]:
@@ -99,9 +104,9 @@ class Result:
             result = cls(**known)
             result._check()
         except KeyError as error:
-            raise InputError(f"{path} is not a whole result (it lacks {error}): run the evaluation again") from error
+            raise InputError(f"{source} is not a whole result (it lacks {error}): run the evaluation again") from error
         except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path} is not a whole result ({error}): run the evaluation again") from error
+            raise InputError(f"{source} is not a whole result ({error}): run the evaluation again") from error
         return result
 
     def _check(self) -> None:

@@ -38,7 +38,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_the_package_all_configs_and_the_license(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert "ddrank/conf/config.yaml" in names
+    assert {"ddrank/conf/config.yaml", "ddrank/leaderboard/submission.schema.json"} <= names
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddrank").rglob("*.py")}
     assert len(configs) > 50

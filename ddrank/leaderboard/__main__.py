@@ -1,10 +1,11 @@
-"""python -m ddrank.leaderboard RUNS...: rank finished runs."""
+"""python -m ddrank.leaderboard RUNS...: rank finished runs; `submit` and `check`: submissions."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ddrank.errors import InputError
@@ -12,11 +13,21 @@ from ddrank.leaderboard.configuration import printable
 from ddrank.leaderboard.rank import Ranking
 from ddrank.leaderboard.report import complain, report
 
+_SUBCOMMANDS = {
+    "submit": "write a finished result as a submission to leaderboard/submissions",
+    "check": "check submissions",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rank the runs that the command line names. Returns the exit status: 0, or 2 for bad input."""
-    options = _parser().parse_args(argv)
+    """Rank the runs that the command line names, or do what its subcommand says. Returns the exit status: 0, or 2 for
+    bad input."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv and argv[0] in _SUBCOMMANDS:
+            import_module(f"ddrank.leaderboard.{argv[0]}").main(argv[1:])
+            return 0
+        options = _parser().parse_args(argv)
         ranking = Ranking.from_runs(options.runs, w=options.w, g=options.g)
         report(ranking, options.out)
         if options.out is not None and options.figures:
@@ -37,9 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ddrank.leaderboard",
         description="Rank finished runs by DDRS within each dataset, IPC, model and protocol.",
+        epilog="Or a subcommand (with --help of its own): "
+        + "; ".join(f"{name}: {what}" for name, what in _SUBCOMMANDS.items())
+        + ". A folder of such a name is given as ./submit.",
     )
     parser.add_argument(
-        "runs", metavar="RUNS", nargs="+", type=Path, help="result files, or folders that hold result.json files"
+        "runs", metavar="RUNS", nargs="+", type=Path, help="result files and submissions, or folders that hold some"
     )
     parser.add_argument("--w", type=float, default=0.5, help="weight of IOR against HLR in DDRS (default: 0.5)")
     parser.add_argument(

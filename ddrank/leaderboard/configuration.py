@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ddrank.leaderboard.portable import without_places
 from ddrank.result import Result
 
 # Keys of a result's config that do not change what one seed's accuracies mean. Paths among them: what lies there is
@@ -46,12 +47,12 @@ def configuration(result: Result) -> dict[str, str]:
     fields["data"] = str(result.distilled["sha256"])
     fields["teachers"] = str(result.distilled.get("teachers", ""))
     fields["arms"] = " ".join(f"{name}:{arm.source}" for name, arm in sorted(result.arms.items()))
-    return fields | {key: value for key, value in _leaves(result.config) if key not in fields}
+    return fields | {key: value for key, value in _settings(result) if key not in fields}
 
 
 def comparability(result: Result) -> dict[str, str]:
     """The settings that results of one ranking have in common besides their dataset, IPC, model and protocol."""
-    return {key: value for key, value in _leaves(result.config) if key in CHOICES or key.startswith("model.")}
+    return {key: value for key, value in _settings(result) if key in CHOICES or key.startswith("model.")}
 
 
 def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:
@@ -107,6 +108,11 @@ def _telling(keys: Sequence[str], configurations: Sequence[Mapping[str, str]]) -
 
 def _count(configurations: Sequence[Mapping[str, str]], *keys: str) -> int:
     return len({tuple(entry.get(key) for key in keys) for entry in configurations})
+
+
+def _settings(result: Result) -> Iterator[tuple[str, str]]:
+    # Of a folder, its name counts and not where it lies: what is in it is told by the sha256.
+    return _leaves(without_places(result.config))
 
 
 def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
