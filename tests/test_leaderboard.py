@@ -636,7 +636,7 @@ class TestFigures:
     def test_groups_of_odd_and_equal_names_get_files_of_their_own(self, tmp_path):
         odd = [result(dataset=name) for name in ("../a", "a", "/a/", "数据")]
         put(tmp_path, *odd)
-        found = figures._names(Ranking.from_runs([tmp_path]).groups)
+        found = figures.group_names(Ranking.from_runs([tmp_path]).groups)
         assert len(set(found)) == 4
         assert all(re.fullmatch(r"[A-Za-z0-9.-]+(_\d)?", name) and not name.startswith(".") for name in found)
 
@@ -764,7 +764,12 @@ class TestSweep:
     @staticmethod
     def config(folder: Path, w=0.5):
         return OmegaConf.create(
-            {"score": {"w": w, "g": 0.5}, "runs": str(folder), "hydra": {"sweep": {"dir": "${runs}"}}}
+            {
+                "score": {"w": w, "g": 0.5},
+                "logger": {"_target_": "ddrank.loggers.Csv"},
+                "runs": str(folder),
+                "hydra": {"sweep": {"dir": "${runs}"}},
+            }
         )
 
     def test_hydra_builds_it_and_it_ranks_the_sweep(self, tmp_path, capsys):
