@@ -43,7 +43,8 @@ def log(ranking: Ranking, account: Account, folder: Path, drawn: bool = True) ->
             with contextlib.suppress(Exception):  # it says no more than the first
                 run.finish(exit_code=1)
             raise InputError(f"the ranking could not be logged to W&B: {one_line(error)}") from error
-    print(f"logged to W&B: {printable(run.settings.sync_dir if run.offline else run.url)}")
+    if where := run.settings.sync_dir if run.offline else run.url:  # nowhere with WANDB_MODE=disabled
+        print(f"logged to W&B: {printable(where)}")
 
 
 def summary(ranking: Ranking) -> dict[str, float]:
