@@ -41,6 +41,8 @@ class Account:
         tags: Sequence[str] = (),
     ) -> Any:
         """A new run, whose files lie in `folder`/wandb. Raises InputError when it cannot be started."""
+        if self.mode == "offline":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's own metrics are sent even then
         import wandb
 
         try:

@@ -27,7 +27,11 @@ from ddrank.run import main as evaluate
 from ddrank.score import ARMS, SCORES
 
 TOP = Path(__file__).parent.parent
-ENVIRONMENT = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DIR")
+ENVIRONMENT = tuple(
+    f"WANDB_{name}" for name in ("API_KEY", "MODE", "PROJECT", "ENTITY", "DIR", "BASE_URL", "ERROR_REPORTING")
+)
+
+SILENT = {"WANDB_ERROR_REPORTING": "false"}  # W&B's client keeps its own metrics to itself
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +71,57 @@ def table_of(found) -> list[dict]:
     (file,) = found.folder.glob("media/table/ranking_*.table.json")
     content = json.loads(file.read_text())
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+
+
+class StandIn(http.server.BaseHTTPRequestHandler):
+    """Answers W&B's client: who is logged in, and that a view is saved unless `server.refuses`; keeps what is asked."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(body) if self.path == "/graphql" else {"query": self.path}
+        self.server.asked.append(asked)
+        if "upsertView" not in asked["query"]:
+            viewer = {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
+            return self._answer({"data": {"viewer": viewer}})
+        if self.server.refuses:
+            return self._answer({"errors": [{"message": "permission denied"}], "data": None})
+        view = {"id": "abc", "name": asked["variables"]["name"]}
+        return self._answer({"data": {"upsertView": {"view": view, "inserted": True}}})
+
+    def _answer(self, content: dict) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    made.asked, made.refuses = [], False
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def run_script(arguments: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    known = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=known | {"PYTHONPATH": str(TOP)} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 class TestWandb:
@@ -170,11 +225,18 @@ class TestWandb:
 
     def test_online_without_a_key_is_one_sentence(self, tmp_path):
         put(tmp_path / "runs", result())
-        where = {"WANDB_MODE": "online", "HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+        where = {"WANDB_MODE": "online", "HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9", **SILENT}
         done = run_script(["-m", "ddrank.leaderboard", "runs", "--wandb", "--no-figures"], tmp_path, **where)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert "W&B could not be started" in done.stderr.splitlines()[-1]
+
+    def test_offline_it_asks_no_server(self, server, tmp_path):
+        put(tmp_path / "runs", result())
+        where = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "HOME": str(tmp_path)}
+        done = run_script(["-m", "ddrank.leaderboard", "runs", "--wandb", "--no-figures"], tmp_path, **where)
+        assert "logged to W&B: " in done.stdout
+        assert server.asked == []
 
     @pytest.mark.parametrize(
         ("offline", "environment", "mode"),
@@ -195,64 +257,11 @@ class TestWandb:
         assert Account("ddrank", offline=offline).mode == mode
 
 
-class StandIn(http.server.BaseHTTPRequestHandler):
-    """Answers W&B's client: who is logged in, and that a view is saved unless `server.refuses`; keeps what is asked."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path != "/graphql":  # the client's own metrics
-            return self._answer({})
-        asked = json.loads(body)
-        self.server.asked.append(asked)
-        if "upsertView" not in asked["query"]:
-            viewer = {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
-            return self._answer({"data": {"viewer": viewer}})
-        if self.server.refuses:
-            return self._answer({"errors": [{"message": "permission denied"}], "data": None})
-        view = {"id": "abc", "name": asked["variables"]["name"]}
-        return self._answer({"data": {"upsertView": {"view": view, "inserted": True}}})
-
-    def _answer(self, content: dict) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args) -> None:
-        pass
-
-
-@pytest.fixture
-def server():
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    made.asked, made.refuses = [], False
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
-
-
-def run_script(arguments: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    known = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=known | {"PYTHONPATH": str(TOP), "WANDB_ERROR_REPORTING": "false"} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 class TestWorkspace:
     SCRIPT = str(TOP / "scripts/wandb_dashboard.py")
 
     def saved(self, server, folder, *arguments) -> subprocess.CompletedProcess:
-        where = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "a" * 40}
+        where = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "a" * 40, **SILENT}
         return run_script([self.SCRIPT, *arguments], folder, **where)
 
     def test_it_is_saved_as_a_view_that_shows_what_is_logged(self, server, swept):
