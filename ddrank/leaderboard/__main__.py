@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(ranking, options.out)
         if options.out is not None and options.figures:
             _figures(ranking, options.out / "figures")
+        if options.wandb:
+            _wandb(ranking, options.out or Path(), options.figures)
     except InputError as error:
         complain(str(error))
         return 2
@@ -42,6 +45,13 @@ def _figures(ranking: Ranking, folder: Path) -> None:
     from ddrank.leaderboard import figures  # only now: whoever wants a table does not wait for matplotlib
 
     print(f"written: {len(figures.write(ranking, folder))} figures in {printable(str(folder))}")
+
+
+def _wandb(ranking: Ranking, folder: Path, drawn: bool) -> None:
+    from ddrank.leaderboard import wandb_ranking
+    from ddrank.wandb_run import Account
+
+    wandb_ranking.log(ranking, Account.of_environment(), Path(os.environ.get("WANDB_DIR") or folder), drawn)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="draw them, for seconds a group (default: yes)",
+    )
+    parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="log table and figures to a W&B run (WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR; offline unless WANDB_MODE or "
+        "WANDB_API_KEY is set)",
     )
     return parser
 

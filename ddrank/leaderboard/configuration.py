@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -79,6 +80,19 @@ def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:
 def printable(text: str) -> str:
     """`text` with control characters, line breaks and broken Unicode replaced: safe to show on a terminal."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def slugs(texts: Sequence[str], otherwise: str) -> list[str]:
+    """For each text a name of letters, digits, dots and hyphens, 'dm (aug=none)': 'dm-aug-none'; different ones.
+
+    `otherwise` is that of a text in which there are none of these.
+    """
+    names: list[str] = []
+    for text in texts:
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:100] or otherwise
+        number = 1 + sum(other == name or other.startswith(f"{name}_") for other in names)
+        names.append(name if number == 1 else f"{name}_{number}")
+    return names
 
 
 def _differing(configurations: Sequence[Mapping[str, str]]) -> list[str]:
