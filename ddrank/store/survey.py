@@ -17,8 +17,7 @@ from ddrank.store import entry, lock
 
 # Where entries lie, and how the names of their files end. Downloads lie under the sha256 of their content.
 FOLDERS = {"measurements": ".json", "tensors": ".safetensors", "distillations": ".pt", "downloads/files": ""}
-_KINDS = {"accuracy": "measurement"}
-_OF_FOLDER = {"distillations": "distillation", "downloads/files": "download"}
+_OF_FOLDER = {"measurements": "measurement", "distillations": "distillation", "downloads/files": "download"}
 _NAME = re.compile("[0-9a-f]{64}")
 _SHOWN_SECONDS = 0.2  # between two updates of a bar
 _BLOCK = 4096
@@ -92,8 +91,10 @@ class Selection:
         return wanted and self.may_hold(one.file)
 
     def may_hold(self, file: File) -> bool:
-        """Whether the digest of an entry allows that it is meant."""
-        return not self.key or file.name.startswith(tuple(self.key))
+        """Whether an unread entry may be meant, by its folder and its digest."""
+        kinds = {kind if kind in _OF_FOLDER.values() else None for kind in self.kind}
+        possible = not kinds or "unreadable" in self.kind or _OF_FOLDER.get(file.folder) in kinds
+        return possible and (not self.key or file.name.startswith(tuple(self.key)))
 
 
 def survey(root: Path | str) -> Survey:
@@ -123,14 +124,15 @@ def survey(root: Path | str) -> Survey:
 
 def describe(file: File) -> Entry:
     """What an entry is of."""
-    if file.folder in _OF_FOLDER:
-        about = _about_checkpoint(file.path) if file.folder == "distillations" else {}
-        return Entry(file, _OF_FOLDER[file.folder], about=about)
+    if file.folder == "distillations":
+        return Entry(file, _OF_FOLDER[file.folder], about=_about_checkpoint(file.path))
+    if file.folder == "downloads/files":
+        return Entry(file, _OF_FOLDER[file.folder])
     try:
         content = entry.look(file.path)
-        kind = str(content.key["kind"])
+        kind = _OF_FOLDER.get(file.folder) or str(content.key["kind"])
         about = content.about if isinstance(content.about, dict) else {}
-        return Entry(file, _KINDS.get(kind, kind), content.key, about, content.value or {})
+        return Entry(file, kind, content.key, about, content.value or {})
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Entry(file, "unreadable")
 
