@@ -93,6 +93,7 @@ def take_in(root: Path, source: Path) -> bool:
             f"{source} cannot be read ({error}): {_so_far(counts)}; copy it again, and import it"
         ) from error
     finally:
+        os.sync()
         _report(counts)
     if stated != counts.total():
         raise InputError(f"{source} is not whole: {_so_far(counts)}; copy it again, and import it")
@@ -153,7 +154,7 @@ def _take(store: Store, file: File, content: IO[bytes], member: tarfile.TarInfo)
     try:
         if file.path.exists() and problem_of(file) is None:
             return "there"
-        atomic.write_with(file.path, lambda temporary: _copy(content, member, temporary, file))
+        atomic.write_with(file.path, lambda temporary: _copy(content, member, temporary, file), flush=False)
     except ValueError as error:
         print(f"corrupt, left out: {member.name} ({error})")
         return "corrupt"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ddrank.leaderboard.configuration import printable
 from ddrank.store.survey import Entry, Selection, selected, survey
@@ -16,7 +15,7 @@ _COLUMNS = {"kind": 14, "dataset": 12, "what": 44, "lr": 8, "seed": 5, "accuracy
 _DIGITS = 12  # of a digest, on a line
 
 
-def list_entries(root: Path, selection: Selection, summary: bool, as_json: bool, out: TextIO = sys.stdout) -> None:
+def list_entries(root: Path, selection: Selection, summary: bool, as_json: bool) -> None:
     """Print a line for each entry that is meant, and how many of each kind there are; only that with `summary`."""
     found, rows = Counter(), []
     sizes: Counter[str] = Counter()
@@ -29,15 +28,15 @@ def list_entries(root: Path, selection: Selection, summary: bool, as_json: bool,
     kinds = {kind: {"entries": found[kind], "bytes": sizes[kind]} for kind in sorted(found)}
     if as_json:
         content = {"store": str(root), "kinds": kinds} | ({} if summary else {"entries": rows})
-        print(json.dumps(content, indent=1), file=out)
+        print(json.dumps(content, indent=1))
         return
     if rows:
-        print("".join(name.ljust(width) for name, width in _COLUMNS.items()) + "key", file=out)
+        print("".join(name.ljust(width) for name, width in _COLUMNS.items()) + "key")
     for one in rows:
-        print(_line(one), file=out)
+        print(_line(one))
     for kind, of_kind in kinds.items():
-        print(f"{of_kind['entries']:>8} {printable(kind):<18} {size(of_kind['bytes']):>9}", file=out)
-    print(f"{found.total():>8} {'entries in all':<18} {size(sizes.total()):>9}", file=out)
+        print(f"{of_kind['entries']:>8} {printable(kind):<18} {size(of_kind['bytes']):>9}")
+    print(f"{found.total():>8} {'entries in all':<18} {size(sizes.total()):>9}")
 
 
 def row(one: Entry) -> dict[str, Any]:
