@@ -23,7 +23,7 @@ from safetensors.torch import save
 from ddrank import measure
 from ddrank.result import Result
 from ddrank.run import main as run
-from ddrank.store import Store, digest
+from ddrank.store import Store, digest, lock
 from ddrank.store.__main__ import main
 from ddrank.store.garbage import current_versions
 
@@ -187,8 +187,7 @@ def test_what_verify_removes_is_computed_again_to_the_same(folder, call, command
 def test_verify_keeps_what_a_job_computes_again_just_now(folder, call):
     path = only(folder / "store", "*.safetensors")
     flip(path)
-    lock = Store(folder / "store").lock(json.loads(key_of(path)))
-    with lock:
+    with Store(folder / "store").lock(json.loads(key_of(path))):
         assert f"kept: process {os.getpid()} on" in call("verify", "--remove").out
     assert path.exists()
 
@@ -491,6 +490,21 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(archive, call, folder, m
     assert "could not be written (No space left on device)" in call("import", archive, "--store", "other").sentence()
     assert "could not be written (No space left on device)" in call("export", "more.tar").sentence()
     assert {path for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_gc_makes_room_on_a_full_disk(call, monkeypatch):
+    store, key = Store("store"), {"kind": "accuracy", "version": 0}
+    store.keep(key, {"accuracy": 0.5})
+
+    def full(handle, _):
+        os.close(handle)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lock, "open", full, raising=False)
+    assert call("gc", "--remove").code == 0
+    monkeypatch.undo()
+    assert Store(store.root).lookup(key) is None
+    assert list((store.root / "locks").iterdir()) == []
 
 
 def test_a_file_that_grows_too_large_is_one_sentence_and_leaves_nothing(folder, call):

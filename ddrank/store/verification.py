@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from pathlib import Path
 
@@ -56,8 +57,13 @@ def discard(root: Path, file: File, wanted: bool = False) -> str | None:
     Returns why it was kept, if it was. Raises InputError where it cannot be removed.
     """
     lock = lock_of(root, file.name)
-    if not lock.acquire(wait=False):
-        return f"{holder(lock.path)} works on it"
+    try:
+        if not lock.acquire(wait=False):
+            return f"{holder(lock.path)} works on it"
+    except InputError as error:
+        # On a full disk nobody can lock what is free, and removing it is what helps.
+        if getattr(error.__cause__, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+            raise
     try:
         if not wanted and problem_of(file) is None:
             return "it has been computed again meanwhile"
