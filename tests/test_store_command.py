@@ -145,6 +145,28 @@ def test_ls_of_a_store_of_earlier_versions_and_of_damaged_entries(call, tmp_path
     assert [row["kind"] for row in listed(call("ls", "--json", "--kind", "unreadable"))] == ["unreadable"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b'{"key": [], "value": 1, "sha256": 0}',
+        b'{"key": {"kind": [], "lr": {}, "model": 1, "seed": [1]}, "about": {"arm": 2}, "value": {"accuracy": 1e999}}',
+        b'{"key": {"kind": 1}, "about": 3, "value": {"accuracy": 10' + b"0" * 500 + b'}, "sha256": "x"}',
+    ],
+)
+def test_an_entry_that_makes_no_sense_stops_nothing(call, tmp_path, content):
+    Store("store")
+    for folder, suffix in (("measurements", "json"), ("tensors", "safetensors"), ("distillations", "pt")):
+        path = tmp_path / "store" / folder / f"{'a' * 64}.{suffix}"
+        path.parent.mkdir()
+        path.write_bytes(content)
+    assert call("ls").code == 0
+    assert call("ls", "--json", "--arm", "syn_any").code == 0
+    assert "0 entries" in call("gc").out
+    assert "0 of 3 entries are sound; 3 corrupt" in call("verify", "--remove").out
+    assert entries(tmp_path / "store") == {}
+
+
 # --- verify ---
 
 

@@ -101,7 +101,7 @@ def current_versions() -> dict[str, int]:
 
 
 def _superseded(one: Entry, versions: Mapping[str, int]) -> str | None:
-    version, current = one.key.get("version"), versions.get(one.key.get("kind"))
+    version, current = one.key.get("version"), versions.get(str(one.key.get("kind")))
     if type(version) is int and current is not None and version < current:
         return f"of version {version}; {current} is asked for now"
     return None
@@ -109,11 +109,11 @@ def _superseded(one: Entry, versions: Mapping[str, int]) -> str | None:
 
 def _finished(one: Entry) -> str | None:
     """Whether the distilled dataset that a checkpoint is for has been made."""
-    if one.kind != "distillation" or "folder" not in one.about:
+    if (folder := _folder(one)) is None:
         return None
     from ddrank.data.distilled import FILE, read_metadata
 
-    made = Path(str(one.about["folder"])) / FILE
+    made = folder / FILE
     try:
         metadata = read_metadata(made)
     except InputError:
@@ -141,11 +141,17 @@ def _locked(one: Entry, locked: Collection[str]) -> bool:
     """Whether a job works on an entry, or may."""
     if one.kind != "distillation":
         return one.file.name in locked
-    if "folder" not in one.about:
+    if (folder := _folder(one)) is None:
         return bool(locked)
     from ddrank.distill.make import lock_key
 
-    return digest(lock_key(Path(str(one.about["folder"])))) in locked
+    return digest(lock_key(folder)) in locked
+
+
+def _folder(one: Entry) -> Path | None:
+    """Where the distilled dataset goes that a checkpoint is for, if it says so."""
+    folder = one.about.get("folder") if one.kind == "distillation" else None
+    return Path(folder) if isinstance(folder, str) and folder.isprintable() else None
 
 
 def _named(one: Entry) -> str:

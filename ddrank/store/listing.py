@@ -53,7 +53,7 @@ def row(one: Entry) -> dict[str, Any]:
         "model": one.model,
         "lr": one.key.get("lr"),
         "seed": one.told("seed"),
-        "accuracy": accuracy if isinstance(accuracy, int | float) else None,
+        "accuracy": accuracy if isinstance(accuracy, float) and 0 <= accuracy <= 1 else None,
         "bytes": one.file.bytes,
         "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.file.written)),
         "key": one.file.name,

@@ -105,7 +105,7 @@ def survey(root: Path | str) -> Survey:
             raise InputError(f"there is no store {root}: name it with --store, as paths.store of the runs has it")
         entries, remains, unfinished = [], [], []
         for folder, suffix in FOLDERS.items():
-            parts: dict[tuple[str, str], list[os.DirEntry]] = {}
+            parts: dict[tuple[str, str], list[tuple[str, os.DirEntry]]] = {}
             for found in _files(root / folder):
                 stem, ending = (found.name, "") if not suffix else os.path.splitext(found.name)
                 if found.name.startswith("."):
@@ -130,9 +130,8 @@ def describe(file: File) -> Entry:
         return Entry(file, _OF_FOLDER[file.folder])
     try:
         content = entry.look(file.path)
-        kind = _OF_FOLDER.get(file.folder) or str(content.key["kind"])
-        about = content.about if isinstance(content.about, dict) else {}
-        return Entry(file, kind, content.key, about, content.value or {})
+        key, *rest = ((one if isinstance(one, dict) else {}) for one in (content.key, content.about, content.value))
+        return Entry(file, _OF_FOLDER.get(file.folder) or str(key["kind"]), key, *rest)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Entry(file, "unreadable")
 
