@@ -31,7 +31,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation of one method on one dataset at one IPC."""
+    """One evaluation of one method on one dataset at one IPC; `store` are the digests of the store's entries that it
+    rests on."""
 
     method: str
     dataset: str
@@ -49,6 +50,7 @@ class Result:
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    store: list[str] = field(default_factory=list)
 
     @property
     def scores(self) -> dict[str, score.Statistic]:
@@ -117,6 +119,8 @@ class Result:
         for name in _OBJECTS:
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected an object")
+        if not isinstance(self.store, list) or not all(isinstance(digest, str) for digest in self.store):
+            raise ValueError(f"store is {self.store!r}, expected a list of digests")
         if not isinstance(self.distilled["sha256"], str):
             raise ValueError(f"distilled.sha256 is {self.distilled['sha256']!r}, expected a string")
         if type(self.ipc) is not int or self.ipc < 1:

@@ -14,15 +14,13 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from filelock import FileLock
-
 from ddrank import forward
 from ddrank.crew import Crew, Message
 from ddrank.engine import Engine
 from ddrank.errors import InputError
 from ddrank.fit import Assignment, Outcome, run
 from ddrank.progress import Activity, Display
-from ddrank.store import Store, digest
+from ddrank.store import Lock, Store, digest
 
 _LIVES = 2  # a student whose worker dies is trained once more
 _PATIENCE = 0.2  # seconds until another job's lock is tried again
@@ -40,6 +38,7 @@ class Task:
         numbers, total: how many numbers the images of a training batch are, and all of them, those tested on included.
         work: of its training, in any unit proportional to time.
         trains: false for the test of a student that is trained for another task.
+        about: what the store's entry says for people.
     """
 
     key: Mapping[str, Any]
@@ -50,6 +49,7 @@ class Task:
     total: int
     work: float
     trains: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 Plan = Generator[list[Task], list[dict[str, Any]], Any]
@@ -62,7 +62,7 @@ class _Entry:
     task: Task
     digest: str
     waiting: list[tuple[_Running, int]] = field(default_factory=list)
-    lock: FileLock | None = None
+    lock: Lock | None = None
     looked: bool = False
     again_at: float = 0.0
     lives: int = _LIVES
@@ -230,7 +230,7 @@ class Scheduler:
 
     def _done(self, entry: _Entry, outcome: Outcome) -> None:
         entry.activity.end()
-        value = self._store.keep(entry.task.key, entry.task.value(outcome))
+        value = self._store.keep(entry.task.key, entry.task.value(outcome), entry.task.about)
         self.outcomes.append(replace(outcome, weights=None))
         if not entry.task.trains:
             self._display.skip(0.0)

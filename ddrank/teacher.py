@@ -88,7 +88,8 @@ class TeacherRoom:
     def trained(self, model: dict[str, Any], space: Space, seed: int = 0) -> tuple[nn.Module, str]:
         """A network of the `model` config trained on the real data, and a fingerprint of how."""
         key, network = self._key(model, space, seed), self._network(model)
-        network.load_state_dict(self._store.tensors(key, partial(self._fit, model, space, seed)))
+        about = {"dataset": self._real.name, "model": model["name"]}
+        network.load_state_dict(self._store.tensors(key, partial(self._fit, model, space, seed), about))
         return network, digest(key)
 
     def _key(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Any]:

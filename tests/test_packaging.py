@@ -54,7 +54,7 @@ def test_the_wheel_has_the_commands(wheel):
         parser = configparser.ConfigParser()
         parser.read_string(archive.read(entries).decode())
     scripts = dict(parser["console_scripts"])
-    assert set(scripts) >= {"ddrank-run", "ddrank-distill", "ddrank-doctor", "ddrank-leaderboard"}
+    assert set(scripts) >= {"ddrank-run", "ddrank-distill", "ddrank-doctor", "ddrank-leaderboard", "ddrank-store"}
     assert scripts == PROJECT["scripts"]
     for target in scripts.values():
         module, _, function = target.partition(":")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ddrank import atomic, pictures
 from ddrank.distill.base import Distillation, Distilled, Iterative, Phase, Task, rehearsal
 from ddrank.errors import InputError, StoreWarning
 from ddrank.progress import Display, duration
+from ddrank.store.entry import check_archive
 
 _POINTS = 1000  # of a curve, at most
 
@@ -35,6 +37,7 @@ class Job:
         validate_every: iterations between two of those; 0 for none.
         stop_at: the iteration before which to stop, the state kept.
         log: is told what each logged iteration gave.
+        about: what a checkpoint says of itself for whoever looks at the store, as JSON has it.
     """
 
     checkpoint: Path | None = None
@@ -44,6 +47,7 @@ class Job:
     validate_every: int = 0
     stop_at: int | None = None
     log: Callable[[int, dict[str, float]], None] = lambda iteration, values: None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -149,7 +153,7 @@ class _Loop:
         now = time.monotonic()
         self._record.seconds += now - self.clock
         self.clock = now
-        _save(self._job.checkpoint, done, self._distillation, self._task, self._record)
+        _save(self._job, done, self._distillation, self._task, self._record)
         self._saved = time.monotonic()
         self._between = max(self._job.seconds, 20 * (self._saved - now))
 
@@ -171,9 +175,10 @@ def _mosaic(distillation: Distillation, task: Task) -> Tensor:
     return pictures.mosaic(pixels, task.labels[shown])
 
 
-def _save(path: Path, done: int, distillation: Distillation, task: Task, record: Record) -> None:
+def _save(job: Job, done: int, distillation: Distillation, task: Task, record: Record) -> None:
     """Keep the state after `done` iterations; where that cannot be, say so and go on."""
     content = {
+        "about": json.dumps(job.about),
         "done": done,
         "state": distillation.state(),
         "random": _random_state(task),
@@ -182,7 +187,7 @@ def _save(path: Path, done: int, distillation: Distillation, task: Task, record:
         "seconds": record.seconds,
     }
     try:
-        atomic.write_with(path, lambda temporary: torch.save(content, temporary))
+        atomic.write_with(job.checkpoint, lambda temporary: torch.save(content, temporary))
     except (InputError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         warnings.warn(f"no checkpoint was kept ({reason}): going on without", StoreWarning, stacklevel=2)
@@ -193,6 +198,7 @@ def _saved(path: Path | None, task: Task) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
     try:
+        check_archive(path)  # torch looks at no checksum
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
@@ -83,7 +82,7 @@ def distill(
         "seed": config.method.seed,
     }
     checkpoint = store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt"
-    with FileLock(store.root / "locks" / f"{digest({'distilled': str(folder.resolve())})}.lock"):
+    with store.lock(lock_key(folder)):
         if (folder / FILE).exists() and not overwrite:
             _same_settings(folder / FILE, identity | {"seed": None} if any_seed else identity)
             _remove(checkpoint)
@@ -92,7 +91,8 @@ def distill(
             seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
             task = _task(config, real, samples, space, identity["seed"], engine, store, display)
             if isinstance(distiller, Iterative):
-                made, record = _watched(distiller, task, config, checkpoint, run_folder)
+                about = identity | {"folder": str(folder.resolve())}
+                made, record = _watched(distiller, task, config, checkpoint, run_folder, about)
             else:
                 if config.get("job") and (config.job.validate_every or config.job.stop_at):
                     name = type(distiller).__name__
@@ -113,6 +113,11 @@ def distill(
         _draw(made, record, task, folder)
         _remove(checkpoint)
     return path, True
+
+
+def lock_key(folder: Path) -> dict[str, str]:
+    """What whoever writes a distilled dataset into `folder` locks in the store."""
+    return {"distilled": str(folder.resolve())}
 
 
 def _remove(checkpoint: Path) -> None:
@@ -168,7 +173,12 @@ def _task(
 
 
 def _watched(
-    distiller: Iterative, task: Task, config: DictConfig, checkpoint: Path, run_folder: Path | None
+    distiller: Iterative,
+    task: Task,
+    config: DictConfig,
+    checkpoint: Path,
+    run_folder: Path | None,
+    about: dict[str, Any],
 ) -> tuple[Distilled | None, Record]:
     """The long job, with the settings of `job` where the configuration has any, and with its logger."""
     settings = config.get("job") or JobSettings()
@@ -186,6 +196,7 @@ def _watched(
             validate_every=settings.validate_every,
             stop_at=settings.stop_at,
             log=logger.iteration,
+            about=about,
         ),
     )
     pictures_made = []
