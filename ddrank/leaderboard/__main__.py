@@ -19,12 +19,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ranking = Ranking.from_runs(options.runs, w=options.w, g=options.g)
         report(ranking, options.out)
+        if options.out is not None and options.page:
+            _page(ranking, options.out)
         if options.out is not None and options.figures:
             _figures(ranking, options.out / "figures")
     except InputError as error:
         complain(str(error))
         return 2
     return 0
+
+
+def _page(ranking: Ranking, folder: Path) -> None:
+    from ddrank.leaderboard import page
+
+    print(f"written: {printable(str(page.write(ranking, folder)))}")
 
 
 def _figures(ranking: Ranking, folder: Path) -> None:
@@ -49,13 +57,16 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         metavar="DIR",
         type=Path,
-        help="write ranking.csv, ranking.json, ranking.md, ranking.tex and, in figures/, PNG, PDF and SVG there",
+        help="write ranking.csv, .json, .md and .tex, the page index.html and, in figures/, PNG, PDF and SVG there",
     )
     parser.add_argument(
         "--figures",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="draw them, for seconds a group (default: yes)",
+    )
+    parser.add_argument(
+        "--page", action=argparse.BooleanOptionalAction, default=True, help="write index.html (default: yes)"
     )
     return parser
 

@@ -15,7 +15,7 @@ from ddrank.leaderboard.statistics import LEVEL, RESAMPLES
 from ddrank.result import Arm
 from ddrank.score import ARMS
 
-STEPS = (20, 10, 4)  # into how many parts w in [0, 1] is divided, at the ends of which ranks are resampled
+PARTS = (20, 10, 4)  # into which w in [0, 1] is divided; ranks are resampled at their ends
 MOST_ENTRIES = 50  # of a group that is resampled at other w than the ranking's
 MOST_WORK = 2000  # entries x weights that are resampled: a few seconds
 
@@ -28,13 +28,14 @@ def content(ranking: Ranking) -> dict[str, Any]:
     """
     most = max(len(entry.result.seeds) for group in ranking.groups for entry in group.entries)
     configs = {text: index for index, text in enumerate(_configurations(ranking))}
-    others = _resampled(ranking)
+    step, others = _resampled(ranking)
     return {
         "version": __version__,
         "w": ranking.w,
         "g": ranking.g,
         "level": LEVEL,
         "resamples": RESAMPLES,
+        "step": step,
         "arms": list(ARMS),
         "quantiles": [None] + [float(statistics.margin(math.sqrt(n), n)) for n in range(2, most + 1)],
         "groups": [
@@ -90,21 +91,23 @@ def _arm(arm: Arm) -> dict[str, Any]:
     return {"accuracy": arm.accuracy, "lr": rates, "reference": arm.source == "reference"}
 
 
-def _resampled(ranking: Ranking) -> list[Ranking]:
-    """The ranking of the smaller groups at several w, so many that it takes a few seconds."""
+def _resampled(ranking: Ranking) -> tuple[float | None, list[Ranking]]:
+    """The smaller groups ranked at every `step` of w, so many that it takes a few seconds; None and none otherwise."""
     small = [group for group in ranking.groups if len(group.entries) <= MOST_ENTRIES]
     runs = [Run(entry.result, entry.files) for group in small for entry in group.entries]
-    parts = next((parts for parts in STEPS if len(runs) * (parts + 1) <= MOST_WORK), 0)
-    weights = {place / parts for place in range(parts + 1)} - {ranking.w} if runs and parts else set()
-    return [Ranking.of(runs, w=w, g=ranking.g) for w in sorted(weights)]
+    parts = next((parts for parts in PARTS if runs and len(runs) * (parts + 1) <= MOST_WORK), None)
+    if parts is None:
+        return None, []
+    return 1 / parts, [Ranking.of(runs, w=place / parts, g=ranking.g) for place in range(parts + 1)]
 
 
 def _surety(group: Group, w: float, others: Sequence[Ranking]) -> list[dict[str, Any]]:
     """By weight: intervals of ranks, chances of being first, who is tied with the first; in the order of the group."""
-    by_weight = {w: list(group.entries)}
+    by_weight = {}
     for other in others:
         found = {id(entry.result): entry for again in other.groups for entry in again.entries}
         by_weight[other.w] = [found[id(entry.result)] for entry in group.entries if id(entry.result) in found]
+    by_weight[w] = list(group.entries)
     return [
         {
             "w": weight,

@@ -4,6 +4,8 @@ const COLOURS = 8; // --s0 to --s7
 const SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"];
 const MOST_NAMED = 16; // entries that have a colour and a name; the best come first
 const MOST_BARS = 12;
+const MOST_BARS_NARROW = 6; // where the arms stand one below the other
+const NARROW = 520; // pixels
 const LEFT = -0.16; // where plain accuracy stands, beside w in [0, 1]
 const SWEEP = Array.from({ length: 11 }, (_, place) => place / 10);
 const TENTHS = [0, 0.2, 0.4, 0.6, 0.8, 1];
@@ -58,7 +60,7 @@ function draw(name, spec, { frame, sets }, on) {
   const options = { ast: true, actions: false, defaultStyle: false, renderer: "svg", tooltip: false, config: CONFIG };
   const full = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", ...spec(width, frame) };
   if (name === "plane") options.patch = withNames;
-  const inside = element("div");
+  const inside = element("div", { "aria-hidden": "true" });
   window.vegaEmbed(inside, full, options).then(({ view }) => {
     if (views[name] !== made) return view.finalize();
     made.view = view;
@@ -337,7 +339,8 @@ function bumpSpec(width, { rows, longest }) {
 // --- accuracies ---
 
 function armsData(rows) {
-  const shown = rows.filter((row, place) => place < MOST_BARS || row.id === state.selected);
+  const most = document.getElementById("arms").clientWidth > NARROW ? MOST_BARS : MOST_BARS_NARROW;
+  const shown = rows.filter((row, place) => place < most || row.id === state.selected);
   const known = content.arms.filter((arm) => shown.some((row) => row.entry.arms[arm]));
   const names = shown.map((row, place) => ({ ...marked(row), place: place + 1 }));
   const sets = { names };
@@ -355,7 +358,7 @@ function armsData(rows) {
 }
 
 function armsSpec(width, { rows, known, longest }) {
-  const columns = width > 860 ? known.length : width > 520 ? 3 : 1;
+  const columns = width > 860 ? known.length : width > NARROW ? 3 : 1;
   const left = Math.min(Math.round(longest * 6.2) + 16, 170);
   const cell = Math.floor((width - left - 22 * (columns - 1) - 8) / columns);
   const height = rows * 20;
@@ -403,5 +406,6 @@ function armsSpec(width, { rows, known, longest }) {
           ]),
     ],
   });
-  return { concat: known.map(one), columns, spacing: { row: 18, column: 22 }, align: "none", padding: { left: 2, right: 2, top: 2, bottom: 2 } };
+  const padding = { left, right: 8, top: 26, bottom: 24 };
+  return { concat: known.map(one), columns, spacing: { row: 56, column: 22 }, align: "all", bounds: "flush", padding };
 }

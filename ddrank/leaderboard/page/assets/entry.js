@@ -8,6 +8,7 @@ const MEANING = {
   syn_any_noaug: "syn_any without augmentation",
   rdm_any_noaug: "rdm_any without augmentation",
 };
+const LONG = ["Paper", "Code", "Note", "Data, sha256", "File", "Files"];
 let configs = null; // unpacked when the first one is opened
 
 function drawEntry(row) {
@@ -21,7 +22,7 @@ function drawEntry(row) {
     ["Run by", entry.by],
     ["Date", entry.date],
     ["Note", entry.note],
-    ["Evaluated on", `${group.dataset}, IPC ${group.ipc}, ${group.model}`],
+    ["Evaluated with", `${group.dataset}, IPC ${group.ipc}, ${group.model}`],
     ["Protocol", protocolOf(group)],
     ["Labels", entry.labels],
     ["Augmentation", entry.aug],
@@ -32,7 +33,7 @@ function drawEntry(row) {
   ];
   const list = facts
     .filter(([, value]) => value)
-    .map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+    .map(([name, value]) => element("div", { class: LONG.includes(name) ? "long" : null }, element("dt", {}, name), element("dd", {}, value)));
   const inside = element(
     "div",
     { class: "entry" },

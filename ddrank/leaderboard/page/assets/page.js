@@ -38,7 +38,7 @@ function rank() {
 
 function drawRanking() {
   const shown = arranged(rows);
-  drawTable(shown, rows, select);
+  drawTable(shown, select);
   byId("title").textContent = titleOf(state.group);
   const hidden = rows.length - shown.length;
   byId("summary").textContent =
@@ -49,12 +49,20 @@ function drawRanking() {
 }
 
 function drawSurety() {
-  const { surety } = state.group;
-  const weights = surety.map((one) => short(one.w));
-  const where = weights.length > 1 ? `at w = ${weights.slice(0, -1).join(", ")} and ${weights.at(-1)}` : `at w = ${weights[0]}`;
-  byId("surety").textContent = surety.some((one) => one.w === state.w)
-    ? "Ranks: 95 % interval of the rank; =: the seeds do not tell it apart from the first."
-    : `Intervals of ranks and the chance of being first were computed ${where}, and are not shown at another w.`;
+  const weights = state.group.surety.map((one) => one.w);
+  const said = byId("surety");
+  if (weights.includes(state.w)) {
+    said.textContent = "Ranks: 95 % interval of the rank; =: the seeds do not tell it apart from the first.";
+    return;
+  }
+  const where = weights.length > 1 ? `every ${short(content.step)} of w` : `w = ${short(weights[0])}`;
+  const nearby = weights.reduce((best, w) => (Math.abs(w - state.w) < Math.abs(best - state.w) ? w : best));
+  const button = element("button", { type: "button" }, `see w = ${short(nearby)}`);
+  button.addEventListener("click", () => setWeights({ w: nearby }));
+  said.replaceChildren(
+    `Intervals of ranks and the chance of being first are known at ${where}, and not shown at another: `,
+    button,
+  );
 }
 
 function drawTau() {
@@ -114,10 +122,8 @@ function listenToControls() {
     byId(field).addEventListener("change", () => {
       const wanted = Object.fromEntries(FIELDS.map((other) => [other, byId(other).value]));
       const fits = content.groups.filter((group) => fieldOf(group, field) === wanted[field]);
-      const before = FIELDS.slice(0, FIELDS.indexOf(field));
-      const alike = fits.filter((group) => before.every((other) => fieldOf(group, other) === wanted[other]));
+      const group = nearest(wanted, fits);
       const name = state.selected === null ? null : state.group.entries[state.selected].name;
-      const group = [alike, fits].find((some) => some.length).reduce((best, one) => (agreement(one, wanted) > agreement(best, wanted) ? one : best));
       const selected = group.entries.findIndex((entry) => entry.name === name);
       hovered = null;
       change({ group, selected: selected < 0 ? null : selected, all: false });
@@ -148,11 +154,7 @@ function listenToControls() {
     }
     byId(`${name}-exact`).addEventListener("blur", drawWeights);
   }
-  byId("reset").addEventListener("click", () => {
-    change({ w: content.w, g: content.g });
-    drawAll();
-    speak();
-  });
+  byId("reset").addEventListener("click", () => setWeights({ w: content.w, g: content.g }));
   for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
   byId("more").addEventListener("click", () => {
     state.all = true;
@@ -160,8 +162,10 @@ function listenToControls() {
   });
 }
 
-function agreement(group, wanted) {
-  return FIELDS.filter((field) => fieldOf(group, field) === wanted[field]).length;
+function setWeights(weights) {
+  change(weights);
+  drawAll();
+  speak();
 }
 
 function sort(column) {

@@ -22,10 +22,10 @@ function titleOf(group) {
 }
 
 /** The group that agrees with `wanted` in the most fields, the first ones counting most. */
-function nearest(wanted) {
+function nearest(wanted, groups = content.groups) {
   const agrees = (group, field) => Number(fieldOf(group, field) === wanted[field]);
   const value = (group) => FIELDS.reduce((sum, field) => 2 * sum + agrees(group, field), 0);
-  return content.groups.reduce((best, group) => (value(group) > value(best) ? group : best));
+  return groups.reduce((best, group) => (value(group) > value(best) ? group : best));
 }
 
 function read(hash) {

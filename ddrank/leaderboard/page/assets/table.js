@@ -23,7 +23,7 @@ function drawHead(onSort) {
   document.getElementById("head").replaceChildren(...cells);
 }
 
-function drawTable(shown, rows, onSelect) {
+function drawTable(shown, onSelect) {
   for (const cell of document.getElementById("head").children) {
     const chosen = cell.dataset.column === state.column;
     if (chosen) cell.setAttribute("aria-sort", state.descending ? "descending" : "ascending");
@@ -34,7 +34,7 @@ function drawTable(shown, rows, onSelect) {
   const made = [];
   for (const row of shown.slice(0, until)) {
     made.push(drawRow(row, onSelect));
-    if (row.id === state.selected) made.push(drawEntry(row, rows));
+    if (row.id === state.selected) made.push(drawEntry(row));
   }
   if (!made.length) {
     made.push(element("tr", {}, element("td", { colspan: COLUMNS.length, class: "none" }, "No entry fits the filters.")));
