@@ -1,4 +1,4 @@
-"""Puts the page together: template, style, scripts, charts' library, content; within its size, under a strict policy."""
+"""Puts the page together: template, style, scripts, charting library and content, small, under a strict policy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def to_html(ranking: Ranking) -> str:
     if room < 0:
         entries = sum(len(group.entries) for group in ranking.groups)
         raise InputError(
-            f"a page of {entries} entries would be larger than 3 MB: rank fewer runs at once, or leave it out (--no-page)"
+            f"a page of {entries} entries would be larger than 3 MB: rank fewer runs at once (or none: --no-page)"
         )
     smaller = (shrunk(found, size) for size in SIZES)
     pictures = next((pictures for pictures in smaller if len(embedded(pictures)) <= room), {})

@@ -1,4 +1,4 @@
-"""What the page knows: a ranking as plain JSON, with accuracies by seed, so that it can be ranked anew at any w and g."""
+"""What the page knows: a ranking as plain JSON with each seed's accuracies, so that any w and g can be tried."""
 
 from __future__ import annotations
 

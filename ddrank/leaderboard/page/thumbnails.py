@@ -52,13 +52,20 @@ def _sources(entry: Entry) -> Iterator[tuple[str, Any]]:
         yield f"of {entry.name}", lambda: entry.about.grid
         return
     drawn = [file.with_name(_OF_RUN) for file in entry.files]
-    path = entry.result.distilled.get("path")
-    data = Path(path) if isinstance(path, str) and path and "://" not in path else None
-    if data is not None and _is_file(data.with_name(_OF_DATA)) and _is_file(data):
-        if hashlib.sha256(data.read_bytes()).hexdigest() == entry.result.distilled["sha256"]:
-            drawn.append(data.with_name(_OF_DATA))
-    for picture in filter(_is_file, drawn):
+    for picture in (*filter(_is_file, drawn), *_beside_data(entry)):
         yield str(picture), picture.read_bytes
+
+
+def _beside_data(entry: Entry) -> list[Path]:
+    """The picture beside the distilled data, if these are a local file that holds what was evaluated."""
+    path = entry.result.distilled.get("path")
+    if not isinstance(path, str) or not path or "://" in path:
+        return []
+    data = Path(path)
+    picture = data.parent / _OF_DATA
+    if not (_is_file(picture) and _is_file(data)):
+        return []
+    return [picture] * (hashlib.sha256(data.read_bytes()).hexdigest() == entry.result.distilled["sha256"])
 
 
 def _is_file(path: Path) -> bool:

@@ -55,7 +55,7 @@ function draw(name, spec, { frame, sets }, on) {
     return;
   }
   known?.view?.finalize();
-  const made = { drawnFor, sets, view: null };
+  const made = { drawnFor, sets, drawn: {}, view: null };
   views[name] = made;
   const options = { ast: true, actions: false, defaultStyle: false, renderer: "svg", tooltip: false, config: CONFIG };
   const full = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", ...spec(width, frame) };
@@ -70,9 +70,17 @@ function draw(name, spec, { frame, sets }, on) {
   });
 }
 
-function update({ view, sets }) {
-  for (const [name, values] of Object.entries(sets)) view.data(name, values);
-  return view.runAsync();
+/** Give the view what has changed, and let it draw if anything has. */
+function update(known) {
+  let changed = false;
+  for (const [name, values] of Object.entries(known.sets)) {
+    const before = known.drawn[name];
+    const text = before?.values === values ? before.text : JSON.stringify(values);
+    if (text !== before?.text) known.view.data(name, values);
+    changed ||= text !== before?.text;
+    known.drawn[name] = { values, text };
+  }
+  return changed && known.view.runAsync();
 }
 
 function listen(view, on) {
@@ -107,9 +115,9 @@ function planeData(rows, named) {
     iorLow: (row.ior.interval ?? [row.ior.mean])[0],
     iorHigh: (row.ior.interval ?? [row.ior.mean]).at(-1),
   });
-  const kept = new Set(named);
-  const rest = rows.filter((row) => !kept.has(row)).map((row) => ({ id: row.id, hlr: row.hlr.mean, ior: row.ior.mean }));
-  return { frame: { x, y }, sets: { lines: equalScores(x, y, state.w), rest, points: named.map(point).reverse() } };
+  state.group.cloud ??= rows.map((row) => ({ id: row.id, hlr: row.hlr.mean, ior: row.ior.mean }));
+  const sets = { lines: equalScores(x, y, state.w), cloud: state.group.cloud, points: named.map(point).reverse() };
+  return { frame: { x, y }, sets };
 }
 
 function domain(statistics) {
@@ -181,7 +189,7 @@ function planeSpec(width, { x, y }) {
         },
       },
       {
-        data: { name: "rest" },
+        data: { name: "cloud" },
         encoding: { x: hlr, y: ior },
         mark: { type: "point", filled: true, size: 14, color: "var(--soft)", opacity: 0.45, cursor: "pointer" },
       },
