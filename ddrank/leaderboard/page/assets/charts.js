@@ -149,7 +149,7 @@ function equalScores([left, right], [bottom, top], w) {
 
 function niceStep(size) {
   const power = 10 ** Math.floor(Math.log10(size));
-  return power * [1, 2, 5, 10].find((one) => one * power >= size);
+  return power * [1, 2, 2.5, 5, 10].find((one) => one * power >= size);
 }
 
 function planeSpec(width, { x, y }) {
@@ -285,7 +285,7 @@ function bumpData(rows, named) {
 }
 
 function bumpSpec(width, { rows, longest }) {
-  const names = Math.min(Math.round(longest * 6.2) + 14, Math.round(width * 0.36));
+  const names = Math.min(Math.round(longest * 6.8) + 16, Math.round(width * 0.36));
   const both = width > 460;
   const x = {
     field: "x",
@@ -367,7 +367,7 @@ function armsData(rows) {
 
 function armsSpec(width, { rows, known, longest }) {
   const columns = width > 860 ? known.length : width > NARROW ? 3 : 1;
-  const left = Math.min(Math.round(longest * 6.2) + 16, 170);
+  const left = Math.min(Math.round(longest * 7) + 20, 170);
   const cell = Math.floor((width - left - 22 * (columns - 1) - 8) / columns);
   const height = rows * 20;
   const y = {
@@ -385,7 +385,7 @@ function armsSpec(width, { rows, known, longest }) {
   const one = (arm, index) => ({
     width: cell,
     height,
-    title: { text: arm, anchor: "start", fontSize: 12, fontWeight: "normal", color: "var(--ink)", offset: 6 },
+    title: { text: arm, anchor: "start", frame: "group", fontSize: 12, fontWeight: "normal", color: "var(--ink)", offset: 6 },
     layer: [
       {
         data: { name: arm },
