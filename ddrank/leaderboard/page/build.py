@@ -22,7 +22,10 @@ from ddrank.leaderboard.rank import Ranking
 FILE = "index.html"
 MOST_BYTES = 2_900_000
 VEGA_LITE = "6.4"
-SCRIPTS = ("scores", "state", "text", "table", "entry", "architectures", "charts", "page")  # in this order, one script
+SCRIPTS = (  # one script, in this order
+    *("scores", "state", "text", "table", "entry", "architectures"),
+    *("charts", "plane", "bump", "arms", "page"),
+)
 
 
 def write(ranking: Ranking, folder: Path | str) -> Path:
@@ -45,7 +48,7 @@ def to_html(ranking: Ranking) -> str:
     if room < 0:
         entries = sum(len(group.entries) for group in ranking.groups)
         raise InputError(
-            f"a page of {entries} entries would be larger than 3 MB: rank fewer runs at once (or none: --no-page)"
+            f"a page of {entries} entries would be larger than 3 MB: rank fewer runs at once, or say --no-page"
         )
     smaller = (shrunk(found, size) for size in SIZES)
     pictures = next((pictures for pictures in smaller if len(embedded(pictures)) <= room), {})

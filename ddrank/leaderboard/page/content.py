@@ -58,7 +58,7 @@ def content(ranking: Ranking) -> dict[str, Any]:
 
 def configurations(ranking: Ranking) -> list[dict[str, Any]]:
     """The different resolved configurations and environments of a ranking's results, numbered as in `content`."""
-    return [json.loads(text) for text in _configurations(ranking)]
+    return [json.loads(text, parse_constant=str) for text in _configurations(ranking)]
 
 
 def _configurations(ranking: Ranking) -> list[str]:

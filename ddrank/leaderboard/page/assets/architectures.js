@@ -1,6 +1,6 @@
 // The same distilled data with students of several architectures: DDRS at the chosen w, its mean and its worst.
 
-/** As ddrank.leaderboard.architectures: one row for each name and data, best mean first, those that lack a model last. */
+/** As ddrank.leaderboard.architectures: a row for each name and data, best mean first, those that lack a model last. */
 function overModels(groups, w) {
   const found = new Map();
   groups.forEach((group, place) => {

@@ -14,7 +14,7 @@ let configs = null; // unpacked when the first one is opened
 function drawEntry(row) {
   const { entry } = row;
   const group = state.group;
-  const picture = pictures[entry.data];
+  const picture = Object.hasOwn(pictures, entry.data) && pictures[entry.data];
   const facts = [
     ["Method", entry.method],
     ["Paper", entry.paper && link(entry.paper)],
@@ -33,7 +33,10 @@ function drawEntry(row) {
   ];
   const list = facts
     .filter(([, value]) => value)
-    .map(([name, value]) => element("div", { class: LONG.includes(name) ? "long" : null }, element("dt", {}, name), element("dd", {}, value)));
+    .map(([name, value]) => {
+      const long = LONG.includes(name) ? "long" : null;
+      return element("div", { class: long }, element("dt", {}, name), element("dd", {}, value));
+    });
   const inside = element(
     "div",
     { class: "entry" },
@@ -42,13 +45,7 @@ function drawEntry(row) {
       "div",
       { class: "about" },
       element("dl", {}, ...list),
-      picture &&
-        element(
-          "figure",
-          {},
-          element("img", { src: picture, alt: `Distilled images of ${entry.name}`, loading: "lazy" }),
-          element("figcaption", {}, "The distilled images"),
-        ),
+      picture ? drawPicture(picture, entry) : "",
     ),
     armsTable(entry),
     configOf(entry),
@@ -57,6 +54,15 @@ function drawEntry(row) {
     "tr",
     { id: "entry", class: "details" },
     element("td", { colspan: COLUMNS.length }, inside),
+  );
+}
+
+function drawPicture(picture, entry) {
+  return element(
+    "figure",
+    {},
+    element("img", { src: picture, alt: `Distilled images of ${entry.name}` }),
+    element("figcaption", {}, "The distilled images"),
   );
 }
 

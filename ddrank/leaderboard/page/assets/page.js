@@ -84,7 +84,8 @@ function soon() {
 function select(id) {
   const active = document.activeElement?.closest?.("tr[data-id]")?.dataset.id;
   on.select(id);
-  if (active !== undefined) byId("body").querySelector(`tr[data-id="${active}"] button`)?.focus({ preventScroll: true });
+  if (active === undefined) return;
+  byId("body").querySelector(`tr[data-id="${active}"] button`)?.focus({ preventScroll: true });
 }
 
 // --- controls ---
@@ -194,11 +195,13 @@ function showTooltip(id, event) {
   const row = id === null ? null : rows.find((one) => one.id === id);
   tooltip.hidden = !row;
   if (!row) return;
-  const line = (name, found) =>
-    found && element("div", {}, element("span", {}, name), element("span", {}, `${number(found.mean)} ${span(found.interval)}`));
+  const line = (score) => {
+    const value = `${number(row[score].mean)} ${span(row[score].interval)}`;
+    return element("div", {}, element("span", {}, HEADINGS[score]), element("span", {}, value));
+  };
   tooltip.replaceChildren(
     element("strong", {}, `${row.rank}. ${row.entry.name}`),
-    ...[line("DDRS", row.ddrs), line("IOR", row.ior), line("HLR", row.hlr), line("Accuracy", row.accuracy)].filter(Boolean),
+    ...["ddrs", "ior", "hlr", "accuracy"].map(line),
   );
   const { offsetWidth, offsetHeight } = tooltip;
   const [x, y] = [event.clientX + 14, event.clientY + 14];
@@ -229,7 +232,8 @@ function drawNotes() {
   byId("notes").querySelector("ul").replaceChildren(...sentences.map((sentence) => element("li", {}, sentence)));
   byId("version").textContent = content.version;
   const entries = content.groups.reduce((sum, group) => sum + group.entries.length, 0);
-  byId("counts").textContent = `${count(entries, "entry", "entries")} in ${count(content.groups.length, "comparison")}.`;
+  const comparisons = count(content.groups.length, "comparison");
+  byId("counts").textContent = `${count(entries, "entry", "entries")} in ${comparisons}.`;
 }
 
 function follow() {

@@ -37,7 +37,8 @@ function drawTable(shown, onSelect) {
     if (row.id === state.selected) made.push(drawEntry(row));
   }
   if (!made.length) {
-    made.push(element("tr", {}, element("td", { colspan: COLUMNS.length, class: "none" }, "No entry fits the filters.")));
+    const none = element("td", { colspan: COLUMNS.length, class: "none" }, "No entry fits the filters.");
+    made.push(element("tr", {}, none));
   }
   document.getElementById("body").replaceChildren(...made);
   const more = document.getElementById("more");
