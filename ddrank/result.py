@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -145,4 +146,6 @@ class Result:
                 raise ValueError(f"arm {name} has the source {arm.source!r}, expected one of {', '.join(SOURCES)}")
             if not all(0 <= value <= 1 for value in arm.accuracy):
                 raise ValueError(f"arm {name} has accuracies outside [0, 1]: they are fractions, not percent")
+            if not all(value is None or (type(value) in (int, float) and isfinite(value)) for value in arm.lr):
+                raise ValueError(f"arm {name} has learning rates that are no numbers: {arm.lr}")
         _ = self.scores

@@ -677,7 +677,7 @@ class TestCommand:
         assert printed.out.index("improves") < printed.out.index("recovers")
         assert "DDRS at w = 1, ARS at g = 0" in printed.out
         assert {path.name for path in out.iterdir()} == {
-            *("ranking.csv", "ranking.json", "ranking.md", "ranking.tex", "figures")
+            *("ranking.csv", "ranking.json", "ranking.md", "ranking.tex", "index.html", "figures")
         }
         drawn = {f"digits-ipc1-convnet3-strict-{kind}" for kind in ("plane", "sweep", "arms")}
         assert {path.name for path in (out / "figures").iterdir()} == {
@@ -692,7 +692,7 @@ class TestCommand:
         put(tmp_path, result("good"), result("bad"), result("worse"))
         for name in ("1", "2"):
             (tmp_path / name / "result.json").write_text("{")
-        assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--no-figures"]) == 0
+        assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--no-figures", "--no-page"]) == 0
         printed = capsys.readouterr()
         assert "good" in printed.out
         assert str(tmp_path / "1" / "result.json") in printed.err

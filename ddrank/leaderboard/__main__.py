@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(argv)
         ranking = Ranking.from_runs(options.runs, w=options.w, g=options.g)
         report(ranking, options.out)
+        if options.out is not None and options.page:
+            _page(ranking, options.out)
         if options.out is not None and options.figures:
             _figures(ranking, options.out / "figures")
         if options.wandb:
@@ -39,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return 2
     return 0
+
+
+def _page(ranking: Ranking, folder: Path) -> None:
+    from ddrank.leaderboard import page
+
+    print(f"written: {printable(str(page.write(ranking, folder)))}")
 
 
 def _figures(ranking: Ranking, folder: Path) -> None:
@@ -73,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         metavar="DIR",
         type=Path,
-        help="write ranking.csv, ranking.json, ranking.md, ranking.tex and, in figures/, PNG, PDF and SVG there",
+        help="write ranking.csv, .json, .md and .tex, the page index.html and, in figures/, PNG, PDF and SVG there",
     )
     parser.add_argument(
         "--figures",
@@ -86,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="log table and figures to a W&B run (WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR; offline unless WANDB_MODE or "
         "WANDB_API_KEY is set)",
+    )
+    parser.add_argument(
+        "--page", action=argparse.BooleanOptionalAction, default=True, help="write index.html (default: yes)"
     )
     return parser
 
