@@ -16,8 +16,12 @@ def write_bytes(path: Path | str, content: bytes) -> Path:
     return write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
-def write_with(path: Path | str, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path` (same suffix), then put it in the place of `path`."""
+def write_with(path: Path | str, write: Callable[[Path], object], flush: bool = True) -> Path:
+    """Let `write` fill a temporary file beside `path` (same suffix), then put it in the place of `path`.
+
+    Without `flush`, a machine that crashes may leave half of it: for files that carry a checksum, many at a time, and
+    `os.sync` after the last.
+    """
     path = Path(path)
     temporary = None
     try:
@@ -26,11 +30,13 @@ def write_with(path: Path | str, write: Callable[[Path], object]) -> Path:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        _flush(temporary)
+        if flush:
+            _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
-        _flush(path.parent)
+        if flush:
+            _flush(path.parent)
     except OSError as error:
         raise InputError(
             f"{path} could not be written ({error.strerror or error}): make room, or choose a writable place"

@@ -1,18 +1,20 @@
 """Checkpoints: the state of a long computation in a file, by which it goes on after a kill.
 
-A file is a sha256 in hexadecimal and what torch.save makes of tensors, numbers and strings in lists and dicts. It is
-written whole or not at all, read with `weights_only=True`, and precious to nobody: one that cannot be written or read
-costs time, and that is said.
+A file is what torch.save makes of tensors, numbers and strings in lists and dicts: a zip file, whose checksums are
+checked before anything in it is used. It is written whole or not at all, read with `weights_only=True`, and precious to
+nobody: one that cannot be written or read costs time, and that is said.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
+import json
 import pickle
 import random
+import time
 import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,54 +23,78 @@ import torch
 
 from ddrank import __version__, atomic
 from ddrank.errors import InputError, StoreWarning
+from ddrank.store.entry import check_archive
 
-_DIGITS = 64  # of the sha256
+WRITING_SHARE = 20  # times what writing a checkpoint takes lie between two, at least
 _MADE_BY = {"ddrank": __version__, "torch": str(torch.__version__)}
 
 
-def keep(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`; where that cannot be, say so and go on."""
-    content = io.BytesIO()
-    torch.save({"made_by": _MADE_BY, "state": state}, content)
-    digest = hashlib.sha256(content.getbuffer()).hexdigest().encode()
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a computation keeps its state while it is under way; for the job that has its lock.
 
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(digest)
-            file.write(content.getbuffer())
+    `key` is that of what is being computed, where it has one, and `about` what is said of it, both JSON-like: the file
+    repeats them for whoever looks at the store.
+    """
 
-    try:
-        atomic.write_with(path, write)
-    except InputError as error:
-        warnings.warn(f"no checkpoint was kept ({error}): going on without", StoreWarning, stacklevel=2)
+    path: Path
+    key: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Write `state`; where that cannot be, say so and go on."""
+        told = {"key": json.dumps(self.key), "about": json.dumps(self.about)}
+        content = {**told, "made_by": _MADE_BY, "state": state}
+        try:
+            atomic.write_with(self.path, lambda temporary: torch.save(content, temporary))
+        except (InputError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"no checkpoint was kept ({reason}): going on without", StoreWarning, stacklevel=2)
+
+    def saved(self) -> dict[str, Any] | None:
+        """The state, or None; one that is corrupt or of another version is reported and counts as none."""
+        try:
+            check_archive(self.path)  # torch looks at no checksum
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            made_by, state = found["made_by"], found["state"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            return self._anew(f"is corrupt ({reason})")
+        if made_by != _MADE_BY:
+            versions = ", ".join(f"{name} {version}" for name, version in made_by.items())
+            return self._anew(f"was made by {versions}")
+        return state
+
+    def remove(self) -> None:
+        """Remove the file, if it is there, and what writers that were killed have left beside it."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+            atomic.sweep(self.path)
+
+    def _anew(self, why: str) -> None:
+        warnings.warn(f"the checkpoint {self.path} {why}: starting anew", StoreWarning, stacklevel=3)
 
 
-def saved(path: Path) -> dict[str, Any] | None:
-    """The state in `path`, or None; one that is corrupt or of another version is reported and counts as none."""
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(memoryview(content)[_DIGITS:]).hexdigest().encode() != content[:_DIGITS]:
-            raise ValueError("its checksum does not fit")
-        found = torch.load(io.BytesIO(content[_DIGITS:]), map_location="cpu", weights_only=True)
-        made_by, state = found["made_by"], found["state"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        warnings.warn(f"the checkpoint {path} is corrupt ({reason}): starting anew", StoreWarning, stacklevel=2)
-        return None
-    if made_by != _MADE_BY:
-        versions = ", ".join(f"{name} {version}" for name, version in made_by.items())
-        warnings.warn(f"the checkpoint {path} was made by {versions}: starting anew", StoreWarning, stacklevel=2)
-        return None
-    return state
+class Pace:
+    """When the next checkpoint is due: `seconds` after the last, or later, where writing one takes long."""
 
+    def __init__(self, seconds: float):
+        self._seconds = self._between = seconds
+        self._last = time.monotonic()
 
-def remove(path: Path) -> None:
-    """Remove `path`, if it is there, and what writers that were killed have left beside it."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        atomic.sweep(path)
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._last >= self._between
+
+    def timed(self, keep: Callable[[], None]) -> None:
+        """Call `keep`, which writes a checkpoint."""
+        began = time.monotonic()
+        keep()
+        self._last = time.monotonic()
+        self._between = max(self._seconds, WRITING_SHARE * (self._last - began))
 
 
 def random_state(device: str) -> dict[str, Any]:

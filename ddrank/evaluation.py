@@ -47,7 +47,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
             load_distilled(config, found)
         real = load_real(config.dataset, config.paths.data)
         check_enough(config, real)
-        make_if_embedded(config, real, machine, store, display)
+        make_if_embedded(config, real, machine, Store(store.root), display)  # what it uses, the result does not rest on
         distilled = load_distilled(config, find_distilled(config) if config.dataset.embedded else found, real)
         views = looked_through(distilled, config, display)
         space, plain_space = spaces(config, distilled, real, store)
@@ -62,7 +62,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
         fits = measurer.measure(all_arms, seeds, finished=lambda name, of_arm: logger.arm(of_arm))
         display.say(f"trained {measurer.trained} students; {measurer.found} came from the store")
     seconds = {"total": time.time() - started, **_spans(measurer.outcomes, started if since is None else since)}
-    result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, seconds)
+    result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, seconds, sorted(store.used))
     result.save(folder / RESULT_FILE)
     grid = pictures.grid(distilled.shown(space), distilled.labels, real.class_names, folder / "images.png")
     curves = pictures.curves(fits, folder / "curves.png")
@@ -250,6 +250,7 @@ def _result(
     teachers: Teachers | None,
     machine: engine.Engine,
     seconds: dict[str, float],
+    used: list[str],
 ) -> Result:
     return Result(
         method=config.method.name,
@@ -279,4 +280,5 @@ def _result(
             **{name: round(sum(fit.seconds for fit in arm), 3) for name, arm in fits.items()},
         },
         config=OmegaConf.to_container(config, resolve=True),
+        store=used,
     )

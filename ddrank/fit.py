@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from ddrank import build
+from ddrank.checkpoint import Checkpoint
 from ddrank.data.samples import Samples
 from ddrank.engine import Engine
 from ddrank.models import build as build_model
@@ -55,7 +55,7 @@ class Assignment:
     teachers: Teachers | None = None
     weights: Mapping[str, Tensor] | None = None
     keep_weights: bool = False
-    checkpoint: Path | None = None
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, eq=False)

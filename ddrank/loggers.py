@@ -1,18 +1,17 @@
 """Where curves and scores go besides result.json: CSV, Weights & Biases, TensorBoard, or nowhere.
 
 A logger is told when the evaluation starts, when an arm is measured, and when all is done. There is one log for each
-evaluation, not one for each student.
+evaluation, not one for each student; and one more for a sweep's ranking.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -21,6 +20,10 @@ from ddrank.build import plain
 from ddrank.errors import InputError
 from ddrank.measure import Fit
 from ddrank.result import Result
+from ddrank.wandb_run import Account, group_name
+
+if TYPE_CHECKING:
+    from ddrank.leaderboard import Ranking
 
 
 class Nothing:
@@ -34,6 +37,9 @@ class Nothing:
 
     def finish(self, result: Result, pictures: Sequence[Path]) -> None:
         """All arms are measured."""
+
+    def ranking(self, ranking: Ranking, folder: Path) -> None:
+        """A sweep of evaluations is ranked; `folder` is the sweep's."""
 
     def iteration(self, iteration: int, values: Mapping[str, float]) -> None:
         """One iteration of a distillation gave these."""
@@ -73,42 +79,32 @@ class Csv(Nothing):
 
 
 class Wandb(Nothing):
-    """One W&B run for each evaluation, grouped by dataset, IPC and model, tagged by method.
+    """One W&B run for each evaluation, grouped by dataset, IPC and model, tagged by method; one for a sweep's ranking.
 
-    Arms (mean and std), learning rates and scores are in the summary, curves under `curve/<arm>/seed<k>/...`, pictures
-    under their names. Offline unless WANDB_API_KEY is set or `offline` says so.
+    Scores, mean accuracies and learning rates are in the summary, curves under `curve/<arm>/seed<k>/...` over
+    `curve/epoch`, pictures under their names. Offline as `Account` says.
     """
 
     def __init__(self, project: str, entity: str | None, offline: bool | None, tags: Sequence[str]):
-        self._project, self._entity, self._tags = project, entity, list(tags)
-        self._offline = not os.environ.get("WANDB_API_KEY") if offline is None else offline
+        self._account = Account(project, entity, offline, tuple(tags))
 
     def start(self, config: DictConfig, folder: Path) -> None:
-        import wandb
-
-        try:
-            self._run = wandb.init(
-                project=self._project,
-                entity=self._entity,
-                dir=str(folder),
-                mode="offline" if self._offline else "online",
-                group=f"{config.dataset.name}-ipc{config.ipc}-{config.model.name}",
-                name=f"{config.method.name}-{config.dataset.name}-ipc{config.ipc}-seed{config.seed}",
-                tags=[config.method.name, *self._tags],
-                config=plain(config),
-                settings=wandb.Settings(silent=True),
-            )
-        except Exception as error:
-            raise InputError(f"W&B could not be started ({error}): choose logger.offline=true or logger=csv") from error
+        self._run = self._account.open(
+            folder,
+            name=f"{config.method.name}-{config.dataset.name}-ipc{config.ipc}-seed{config.seed}",
+            config=plain(config),
+            group=group_name(config.dataset.name, config.ipc, config.model.name),
+            tags=[config.method.name],
+        )
+        self._run.define_metric("curve/*", step_metric="curve/epoch")
 
     def arm(self, fits: Sequence[Fit]) -> None:
         for fit in fits:
             prefix = f"curve/{fit.arm}/seed{fit.seed}"
-            self._run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/epoch")
             for epoch, loss in fit.losses:
-                self._run.log({f"{prefix}/epoch": epoch, f"{prefix}/training_loss": loss})
+                self._run.log({"curve/epoch": epoch, f"{prefix}/training_loss": loss})
             for epoch, accuracy in fit.tests:
-                self._run.log({f"{prefix}/epoch": epoch, f"{prefix}/test_accuracy": accuracy})
+                self._run.log({"curve/epoch": epoch, f"{prefix}/test_accuracy": accuracy})
 
     def finish(self, result: Result, pictures: Sequence[Path]) -> None:
         import wandb
@@ -116,6 +112,11 @@ class Wandb(Nothing):
         self._run.log({picture.stem: wandb.Image(str(picture)) for picture in pictures})
         self._run.summary.update(summary(result))
         self._run.finish()
+
+    def ranking(self, ranking: Ranking, folder: Path) -> None:
+        from ddrank.leaderboard import wandb_ranking
+
+        wandb_ranking.log(ranking, self._account, folder)
 
     def iteration(self, iteration: int, values: Mapping[str, float]) -> None:
         self._run.log({"iteration": iteration, **{f"distillation/{name}": value for name, value in values.items()}})
@@ -128,14 +129,16 @@ class Wandb(Nothing):
 
 
 class TensorBoard(Nothing):
-    """TensorBoard events under `tensorboard/` in the run's folder: curves, arms, scores and pictures."""
+    """TensorBoard events under `tensorboard/` in the run's folder: curves, arms, scores, pictures, and, for the HPARAMS
+    tab, what was evaluated."""
 
     def __init__(self) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard.summary import hparams as hparams_summary
         except ImportError as error:
             raise InputError("logger=tensorboard needs TensorBoard: pip install 'ddrank[tensorboard]'") from error
-        self._open = SummaryWriter
+        self._open, self._hparams = SummaryWriter, hparams_summary
 
     def start(self, config: DictConfig, folder: Path) -> None:
         self._writer = self._open(str(folder / "tensorboard"))
@@ -151,6 +154,8 @@ class TensorBoard(Nothing):
     def finish(self, result: Result, pictures: Sequence[Path]) -> None:
         for key, value in summary(result).items():
             self._writer.add_scalar(key, value, 0)
+        for part in self._hparams(hparams(result), dict.fromkeys(_metrics(result))):
+            self._writer.file_writer.add_summary(part)
         self._end(pictures)
 
     def iteration(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -168,6 +173,17 @@ class TensorBoard(Nothing):
             with Image.open(picture) as image:
                 self._writer.add_image(picture.stem, np.asarray(image.convert("RGB")), 0, dataformats="HWC")
         self._writer.close()
+
+
+def hparams(result: Result) -> dict[str, str | float]:
+    """What was evaluated, and how: the columns of TensorBoard's HPARAMS tab, beside those of `summary`."""
+    names = ("method", "dataset", "ipc", "model", "aug", "criterion", "labels", "protocol", "w", "g")
+    return {name: getattr(result, name) for name in names} | {"seeds": " ".join(map(str, result.seeds))}
+
+
+def _metrics(result: Result) -> list[str]:
+    """Scores and arms, as `summary` names them."""
+    return [key for key in summary(result) if not key.startswith("lr/") and not key.endswith("_std")]
 
 
 def summary(result: Result) -> dict[str, float]:

@@ -127,7 +127,7 @@ class Measurer:
         validation = self._real_set(arm.space, "validation")
 
         def keep(outcome: Outcome) -> dict[str, Any]:
-            self._store.keep_tensors(self._weights_key(arm, seed, lr), outcome.weights)
+            self._store.keep_tensors(self._weights_key(arm, seed, lr), outcome.weights, self._about(arm))
             return _record(outcome)
 
         return self._task(
@@ -180,7 +180,7 @@ class Measurer:
             numbers=min(arm.training.batch_size, arm.count) * one,
             total=(arm.count + len(tests)) * one,
             work=_work(arm),
-            about={"arm": arm.name, "seed": seed, "lr": lr, "measures": what},
+            about=self._about(arm) | {"what": what},
             **rest,
         )
 
@@ -200,6 +200,9 @@ class Measurer:
             teachers=arm.teachers,
             **rest,
         )
+
+    def _about(self, arm: Arm) -> dict[str, str]:
+        return {"arm": arm.name, "dataset": self._real.name, "model": self._model["name"]}
 
     def _recipe(self, arm: Arm) -> dict[str, Any]:
         """Everything but data, learning rate and seed that can change an arm's numbers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation of one method on one dataset at one IPC."""
+    """One evaluation of one method on one dataset at one IPC; `store` are the digests of the store's entries that it
+    rests on."""
 
     method: str
     dataset: str
@@ -49,6 +51,7 @@ class Result:
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    store: list[str] = field(default_factory=list)
 
     @property
     def scores(self) -> dict[str, score.Statistic]:
@@ -86,10 +89,15 @@ class Result:
             raise InputError(f"{path} cannot be read ({error.strerror}): give a result.json or a run folder") from error
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON ({error}): run the evaluation again to write it anew") from error
+        return cls.of(content, path)
+
+    @classmethod
+    def of(cls, content: Any, source: Path | str) -> Result:
+        """A result from what a result file holds; `source` names it in what goes wrong (InputError)."""
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, dict) else type(content).__name__
             raise InputError(
-                f"{path} has the schema {found!r}, expected {SCHEMA!r}: give a result.json of this version"
+                f"{source} has the schema {found!r}, expected {SCHEMA!r}: give a result.json of this version"
             )
         try:
             if missing := [name for name in _REQUIRED if name not in content]:
@@ -99,9 +107,9 @@ class Result:
             result = cls(**known)
             result._check()
         except KeyError as error:
-            raise InputError(f"{path} is not a whole result (it lacks {error}): run the evaluation again") from error
+            raise InputError(f"{source} is not a whole result (it lacks {error}): run the evaluation again") from error
         except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path} is not a whole result ({error}): run the evaluation again") from error
+            raise InputError(f"{source} is not a whole result ({error}): run the evaluation again") from error
         return result
 
     def _check(self) -> None:
@@ -112,6 +120,8 @@ class Result:
         for name in _OBJECTS:
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected an object")
+        if not isinstance(self.store, list) or not all(isinstance(digest, str) for digest in self.store):
+            raise ValueError(f"store is {self.store!r}, expected a list of digests")
         if not isinstance(self.distilled["sha256"], str):
             raise ValueError(f"distilled.sha256 is {self.distilled['sha256']!r}, expected a string")
         if type(self.ipc) is not int or self.ipc < 1:
@@ -136,4 +146,6 @@ class Result:
                 raise ValueError(f"arm {name} has the source {arm.source!r}, expected one of {', '.join(SOURCES)}")
             if not all(0 <= value <= 1 for value in arm.accuracy):
                 raise ValueError(f"arm {name} has accuracies outside [0, 1]: they are fractions, not percent")
+            if not all(value is None or (type(value) in (int, float) and isfinite(value)) for value in arm.lr):
+                raise ValueError(f"arm {name} has learning rates that are no numbers: {arm.lr}")
         _ = self.scores

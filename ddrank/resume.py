@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ddrank import checkpoint
+from ddrank.checkpoint import Checkpoint, Pace, random_state, set_random_state
 from ddrank.data.samples import Batches
 from ddrank.data.stored_views import ViewBatches
 
@@ -23,18 +22,20 @@ class Resume(Callback):
     as None when the fit goes on, which Lightning counts and passes over.
 
     Args:
-        path: the checkpoint.
-        seconds: between two checkpoints, and before the first.
+        checkpoint: where.
+        seconds: between two checkpoints, at least, and before the first.
         batches: the training batches.
         resumed: is told in which epoch, counted from 0, the fit goes on, if it does.
     """
 
-    def __init__(self, path: Path, seconds: float, batches: Batches | ViewBatches, resumed: Callable[[int], None]):
-        self._path, self._seconds, self._batches, self._resumed = path, seconds, batches, resumed
-        self._began = self._kept = time.monotonic()
+    def __init__(
+        self, checkpoint: Checkpoint, seconds: float, batches: Batches | ViewBatches, resumed: Callable[[int], None]
+    ):
+        self._checkpoint, self._pace, self._batches, self._resumed = checkpoint, Pace(seconds), batches, resumed
+        self._began = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, student: LightningModule) -> None:
-        if (state := checkpoint.saved(self._path)) is None:
+        if (state := self._checkpoint.saved()) is None:
             return
         student.network.load_state_dict(state["network"])
         trainer.optimizers[0].load_state_dict(state["optimizer"])
@@ -45,10 +46,10 @@ class Resume(Callback):
         progress = trainer.fit_loop.epoch_progress.current
         progress.ready = progress.started = progress.processed = progress.completed = state["epoch"]
         self._resumed(state["epoch"])
-        checkpoint.set_random_state(state["random"], student.device.type)  # the last: nothing is drawn from here on
+        set_random_state(state["random"], student.device.type)  # the last: nothing is drawn from here on
 
     def on_train_batch_start(self, trainer: Trainer, student: LightningModule, batch: Any, batch_idx: int) -> None:
-        if time.monotonic() - self._kept < self._seconds:
+        if not self._pace.due:
             return
         seconds = student.seconds + time.monotonic() - self._began
         state = {
@@ -60,7 +61,6 @@ class Resume(Callback):
             "batches": self._batches.state(),
             "epoch": trainer.current_epoch,
             "batch": batch_idx,
-            "random": checkpoint.random_state(student.device.type),
+            "random": random_state(student.device.type),
         }
-        checkpoint.keep(self._path, state)
-        self._kept = time.monotonic()
+        self._pace.timed(lambda: self._checkpoint.keep(state))

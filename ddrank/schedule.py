@@ -14,15 +14,13 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from filelock import FileLock
-
-from ddrank import checkpoint, forward
+from ddrank import forward
 from ddrank.crew import Crew, Message
 from ddrank.engine import Engine
 from ddrank.errors import InputError
 from ddrank.fit import Assignment, Outcome, run
 from ddrank.progress import Activity, Display
-from ddrank.store import Store, digest
+from ddrank.store import Lock, Store, digest
 
 _LIVES = 2  # a student whose worker dies is trained once more
 _PATIENCE = 0.2  # seconds until another job's lock is tried again
@@ -40,7 +38,7 @@ class Task:
         numbers, total: how many numbers the images of a training batch are, and all of them, those tested on included.
         work: of its training, in any unit proportional to time.
         trains: false for the test of a student that is trained for another task.
-        about: for listings: `arm`, `seed`, `lr`, and what it `measures`.
+        about: what the store's entry says for people; `arm` and `what` is measured among it.
     """
 
     key: Mapping[str, Any]
@@ -64,7 +62,7 @@ class _Entry:
     task: Task
     digest: str
     waiting: list[tuple[_Running, int]] = field(default_factory=list)
-    lock: FileLock | None = None
+    lock: Lock | None = None
     looked: bool = False
     again_at: float = 0.0
     lives: int = _LIVES
@@ -180,14 +178,15 @@ class Scheduler:
 
     def _found(self, entry: _Entry, value: dict[str, Any]) -> bool:
         self._ready.remove(entry)
-        checkpoint.remove(self._store.checkpoint(entry.task.key))  # of a job that was killed once the entry was there
+        self._store.checkpoint(entry.task.key).remove()  # of a job that was killed once the entry was there
         self.found += entry.task.trains
         self._display.skip(entry.task.work if entry.task.trains else 0.0)
         self._settle(entry, value)
         return True
 
     def _begin(self, entry: _Entry, beside: bool) -> None:
-        assignment = replace(entry.task.assignment(), checkpoint=self._store.checkpoint(entry.task.key))
+        checkpoint = self._store.checkpoint(entry.task.key, entry.task.about)
+        assignment = replace(entry.task.assignment(), checkpoint=checkpoint)
         epochs = assignment.training.epochs if assignment.weights is None else 1
         entry.activity = self._display.begin(assignment.name, epochs, entry.task.work if entry.task.trains else 0.0)
         if beside:
@@ -235,8 +234,8 @@ class Scheduler:
 
     def _done(self, entry: _Entry, outcome: Outcome) -> None:
         entry.activity.end()
-        value = self._store.keep(entry.task.key, entry.task.value(outcome))
-        checkpoint.remove(self._store.checkpoint(entry.task.key))
+        value = self._store.keep(entry.task.key, entry.task.value(outcome), entry.task.about)
+        self._store.checkpoint(entry.task.key).remove()
         self.outcomes.append(replace(outcome, weights=None))
         if not entry.task.trains:
             self._display.skip(0.0)

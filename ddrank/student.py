@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from torchmetrics.classification import MulticlassAccuracy
 
 from ddrank.augment.mix import mixed_loss
+from ddrank.checkpoint import Checkpoint
 from ddrank.data.samples import Batches, Samples, TestBatches
 from ddrank.data.stored_views import ViewBatches
 from ddrank.engine import Engine
@@ -169,7 +169,7 @@ def train(
     tests: Samples | None = None,
     test_every: int | None = None,
     advance: Callable[..., None] = lambda note="": None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     resumed: Callable[[int], None] = lambda epoch: None,
 ) -> Student:
     """Train `network` on `samples` and return the student; with the CPU threads that are set (see `Engine.cores`).

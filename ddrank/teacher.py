@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ddrank import build, checkpoint
+from ddrank import build
 from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space
 from ddrank.data.distilled import load_weights_only
@@ -89,8 +89,9 @@ class TeacherRoom:
     def trained(self, model: dict[str, Any], space: Space, seed: int = 0) -> tuple[nn.Module, str]:
         """A network of the `model` config trained on the real data, and a fingerprint of how."""
         key, network = self._key(model, space, seed), self._network(model)
-        network.load_state_dict(self._store.tensors(key, partial(self._fit, model, space, seed)))
-        checkpoint.remove(self._store.checkpoint(key))
+        weights = self._store.tensors(key, partial(self._fit, model, space, seed), self._about(model))
+        network.load_state_dict(weights)
+        self._store.checkpoint(key).remove()
         return network, digest(key)
 
     def _key(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Any]:
@@ -106,6 +107,9 @@ class TeacherRoom:
             "precision": self._engine.precision,
             "seed": seed,
         }
+
+    def _about(self, model: dict[str, Any]) -> dict[str, str]:
+        return {"dataset": self._real.name, "model": model["name"]}
 
     def _teacher(self, position: int, space: Space) -> tuple[nn.Module, str]:
         names, files = list(self._config.method.teachers), list(self._config.method.teacher_weights)
@@ -131,7 +135,7 @@ class TeacherRoom:
             samples=self._samples(space),
             tests=space.samples(self._real.validation),
             keep_weights=True,
-            checkpoint=self._store.checkpoint(self._key(model, space, seed)),
+            checkpoint=self._store.checkpoint(self._key(model, space, seed), self._about(model)),
         )
 
     def _fit(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Tensor]:

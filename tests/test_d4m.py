@@ -20,7 +20,8 @@ from torch import Tensor
 from ddrank.data import RealDataset, Space
 from ddrank.data.digits import load_digits
 from ddrank.distill.base import Task
-from ddrank.distill.d4m import D4M, centres
+from ddrank.distill.d4m import D4M, Generation, centres
+from ddrank.distill.latents import LatentDiffusion
 from ddrank.distill.small_diffusion import SmallDiffusion
 from ddrank.distill.stable_diffusion import StableDiffusion
 from ddrank.engine import Engine
@@ -74,6 +75,12 @@ def small(task: Task) -> SmallDiffusion:
     model = D4M(**SMALL)._model(task)
     model.make()
     return model
+
+
+def prototypes(d4m: D4M, model: LatentDiffusion, task: Task) -> Tensor:
+    """Those of all classes."""
+    generation = Generation(d4m, task, model)
+    return torch.cat([generation.prototypes(label) for label in range(task.real.num_classes)])
 
 
 @pytest.fixture
@@ -133,7 +140,7 @@ def test_prototypes_of_a_class_are_the_centres_of_its_latents(store):
     """At IPC 1: the mean of its latents, of which the posterior's means are the expectation; class-major."""
     task = digits(store)
     model = small(task)
-    found = D4M(**SMALL).prototypes(model, task)
+    found = prototypes(D4M(**SMALL), model, task)
     kept = task.real.kept
     with torch.no_grad():
         means = model.scale * model.vae.encode(2 * kept.floats() - 1).latent_dist.mean
@@ -208,7 +215,7 @@ def test_at_strength_0_images_are_the_decoded_prototypes(store):
     made = distiller.distill(digits(store, ipc=2)).images
     task = digits(store, ipc=2)
     model = small(task)
-    decoded = model.decode(distiller.prototypes(model, task))
+    decoded = model.decode(prototypes(distiller, model, task))
     assert torch.equal(made, task.space.forward(decoded))
     assert made.shape == (20, 1, 8, 8)
     assert not torch.equal(made, D4M(**SMALL, strength=0.5).distill(digits(store, ipc=2)).images)
@@ -414,13 +421,13 @@ def test_the_command_trains_the_models_once_and_goes_on_from_what_is_kept(comman
     assert "2 steps of the diffusion model of" in first.err.splitlines()[0]
     assert "trained the autoencoder of digits in" in first.err
     made = images(tmp_path / FILE)
-    (diffusion,) = (path for path in tmp_path.rglob("store/tensors/*/*.json") if "latent diffusion" in path.read_text())
+    kept = tmp_path.rglob("store/tensors/*/*.safetensors")
+    (diffusion,) = (path for path in kept if b"latent diffusion" in path.read_bytes())
     again = command("distill", *QUICK, "overwrite=true")
     assert "autoencoder" not in again.err.replace("autoencoder_", "")
     assert "images to generate" in again.err.splitlines()[0]
     assert images(tmp_path / FILE) == made
-    for suffix in (".json", ".safetensors", ".sha256"):  # as after a job that was killed while training it
-        diffusion.with_suffix(suffix).unlink()
+    diffusion.unlink()  # as after a job that was killed while training it
     resumed = command("distill", *QUICK, "overwrite=true")
     assert "trained the diffusion model of digits in" in resumed.err
     assert "trained the autoencoder" not in resumed.err
@@ -428,6 +435,17 @@ def test_the_command_trains_the_models_once_and_goes_on_from_what_is_kept(comman
     other = command("distill", *QUICK, "ipc=2", "seed=1", "method.space=zca")
     assert other.code == 0, other.err
     assert "trained" not in other.err
+
+
+def test_stopped_among_the_prototypes_and_among_the_images_it_goes_on_to_the_same_ones(command, tmp_path):
+    settings = (*QUICK, "ipc=7", "job.frames=3")  # 10 classes, then 2 batches of images
+    assert command("distill", *settings, "paths.distilled=undisturbed").code == 0
+    for stop in (4, 11):
+        stopped = command("distill", *settings, f"job.stop_at={stop}")
+        assert "the same command without job.stop_at goes on" in stopped.err
+    assert "going on at iteration 11 of 12" in command("distill", *settings).err
+    file = FILE.replace("ipc1", "ipc7").removeprefix("distilled/")
+    assert images(tmp_path / "distilled" / file) == images(tmp_path / "undisturbed" / file)
 
 
 def test_the_command_takes_a_checkpoint(command, checkpoint, offline, tmp_path):

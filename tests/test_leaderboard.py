@@ -636,7 +636,7 @@ class TestFigures:
     def test_groups_of_odd_and_equal_names_get_files_of_their_own(self, tmp_path):
         odd = [result(dataset=name) for name in ("../a", "a", "/a/", "数据")]
         put(tmp_path, *odd)
-        found = figures._names(Ranking.from_runs([tmp_path]).groups)
+        found = figures.group_names(Ranking.from_runs([tmp_path]).groups)
         assert len(set(found)) == 4
         assert all(re.fullmatch(r"[A-Za-z0-9.-]+(_\d)?", name) and not name.startswith(".") for name in found)
 
@@ -677,7 +677,7 @@ class TestCommand:
         assert printed.out.index("improves") < printed.out.index("recovers")
         assert "DDRS at w = 1, ARS at g = 0" in printed.out
         assert {path.name for path in out.iterdir()} == {
-            *("ranking.csv", "ranking.json", "ranking.md", "ranking.tex", "figures")
+            *("ranking.csv", "ranking.json", "ranking.md", "ranking.tex", "index.html", "figures")
         }
         drawn = {f"digits-ipc1-convnet3-strict-{kind}" for kind in ("plane", "sweep", "arms")}
         assert {path.name for path in (out / "figures").iterdir()} == {
@@ -692,13 +692,46 @@ class TestCommand:
         put(tmp_path, result("good"), result("bad"), result("worse"))
         for name in ("1", "2"):
             (tmp_path / name / "result.json").write_text("{")
-        assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--no-figures"]) == 0
+        assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--no-figures", "--no-page"]) == 0
         printed = capsys.readouterr()
         assert "good" in printed.out
         assert str(tmp_path / "1" / "result.json") in printed.err
         assert str(tmp_path / "2" / "result.json") in printed.err
         assert "files set apart: 2" in printed.err
         assert len(json.loads((tmp_path / "out" / "ranking.json").read_text())["set_apart"]) == 2
+
+    def test_each_broken_file_is_set_apart_with_its_own_sentence_and_the_rest_ranked(self, tmp_path, capsys):
+        def broken(name: str, **changes) -> Path:
+            whole = configured(result(name, seeds=[0, 1]), protocol__name="strict")
+            file = whole.save(tmp_path / name / "result.json")
+            file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+            return file
+
+        arms = json.loads(result(seeds=[0, 1]).save(tmp_path / "good" / "result.json").read_text())["arms"]
+        percent = {"accuracy": [70.0, 71.0], "lr": [0.1, 0.1], "source": "measured"}
+        twice = [result("twice", seeds=[0, 1], accuracies=accuracies) for accuracies in (RECOVERS, MIDDLING)]
+        again = [made.save(tmp_path / f"again{index}" / "result.json") for index, made in enumerate(twice)]
+        sentences = {
+            broken("schema", schema="ddrank/result/9"): "has the schema 'ddrank/result/9', expected 'ddrank/result/1'",
+            broken(
+                "lacking", arms={name: arm for name, arm in arms.items() if name != "rdm_any"}
+            ): "lacks the arm rdm_any",
+            broken("percent", arms=arms | {"syn_any": percent}): "they are fractions, not percent",
+            broken("seeds", seeds=[1, 1]): "seeds [1, 1] are not one or more different numbers",
+            broken("mixed", protocol="ddranking"): "its protocol is 'ddranking', and 'strict' in its config",
+            again[0]: f"and {again[1]} hold different accuracies for seed 0 of one configuration",
+        }
+        result("other", protocol="ddranking").save(tmp_path / "other" / "result.json")
+        assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--no-figures"]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        for file, sentence in sentences.items():
+            (line,) = [line for line in lines if str(file) in line]
+            assert sentence in line
+        assert sum("was evaluated under different protocols (ddranking, strict)" in line for line in lines) == 1
+        assert lines[-1] == "ddrank: files set apart: 7; all others are ranked"
+        assert len(lines) == len(sentences) + 2
+        groups = json.loads((tmp_path / "out/ranking.json").read_text())["groups"]
+        assert [[entry["method"] for entry in group["entries"]] for group in groups] == [["other"], ["dm"]]
 
     def test_nothing_left_to_rank_is_one_sentence_and_status_2(self, tmp_path, capsys):
         put(tmp_path, result("bad"), result("worse"))
@@ -764,7 +797,12 @@ class TestSweep:
     @staticmethod
     def config(folder: Path, w=0.5):
         return OmegaConf.create(
-            {"score": {"w": w, "g": 0.5}, "runs": str(folder), "hydra": {"sweep": {"dir": "${runs}"}}}
+            {
+                "score": {"w": w, "g": 0.5},
+                "logger": {"_target_": "ddrank.loggers.Csv"},
+                "runs": str(folder),
+                "hydra": {"sweep": {"dir": "${runs}"}},
+            }
         )
 
     def test_hydra_builds_it_and_it_ranks_the_sweep(self, tmp_path, capsys):

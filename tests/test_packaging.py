@@ -38,11 +38,13 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_the_package_all_configs_and_the_license(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert "ddrank/conf/config.yaml" in names
+    assert {"ddrank/conf/config.yaml", "ddrank/leaderboard/submission.schema.json"} <= names
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddrank").rglob("*.py")}
+    assets = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddrank").rglob("assets/*")}
     assert len(configs) > 50
-    assert {f"ddrank/{name}" for name in configs} | modules <= names
+    assert len(assets) > 5
+    assert {f"ddrank/{name}" for name in configs} | modules | assets <= names
     assert any(re.fullmatch(r"ddrank-[^/]*\.dist-info/licenses/LICENSE", name) for name in names)
     assert all(name.startswith(("ddrank/", "ddrank-")) for name in names)  # no tests, no scripts, no stray files
     assert not any("__pycache__" in name for name in names)
@@ -54,7 +56,7 @@ def test_the_wheel_has_the_commands(wheel):
         parser = configparser.ConfigParser()
         parser.read_string(archive.read(entries).decode())
     scripts = dict(parser["console_scripts"])
-    assert set(scripts) >= {"ddrank-run", "ddrank-distill", "ddrank-doctor", "ddrank-leaderboard"}
+    assert set(scripts) >= {"ddrank-run", "ddrank-distill", "ddrank-doctor", "ddrank-leaderboard", "ddrank-store"}
     assert scripts == PROJECT["scripts"]
     for target in scripts.values():
         module, _, function = target.partition(":")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -252,6 +253,18 @@ def test_images_in_files_give_what_images_in_memory_give(tmp_path):
         samples = Samples(images, one.samples.labels, mean=(0.4,) * 3, std=(0.2,) * 3)
         made.append(RDED(factor=2).distill(replace(one, samples=samples)).images)
     assert torch.equal(*made)
+
+
+def test_stopped_among_the_classes_it_goes_on_to_the_same_images(command, tmp_path):
+    settings = ("method=rded", "dataset.teacher.epochs=1", "method.distiller.mipc=20", "engine.threads=1")
+    assert command("distill", *settings, "paths.distilled=undisturbed").code == 0
+    for stop in (3, 7):
+        assert command("distill", *settings, f"job.stop_at={stop}").code == 0
+    assert "going on at iteration 7 of 10" in command("distill", *settings).err
+    file = "digits/rded/ipc1/distilled.safetensors"
+    made, undisturbed = (load_file(tmp_path / folder / file)["images"] for folder in ("distilled", "undisturbed"))
+    assert torch.equal(made, undisturbed)
+    assert (tmp_path / "distilled/digits/rded/ipc1/progress.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from conftest import QUICK, QUICK_SELECTION, results
+from wandb_files import read_run
 
 from ddrank import score
 from ddrank.errors import StoreWarning
@@ -285,43 +286,18 @@ def test_wandb_offline_leaves_a_run_that_wandb_reads_back(command, tmp_path):
     assert outcome.code == 0, outcome.err
     (result,) = results(tmp_path)
     (file,) = tmp_path.rglob("run-*.wandb")
-    deadline = time.monotonic() + 60  # W&B's own process may still be writing
-    while not any(record.HasField("exit") for record in wandb_records(file)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    summary, run = {}, None
-    for record in wandb_records(file):
-        if record.HasField("run"):
-            run = record.run
-        for item in record.summary.update:
-            summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
-    assert run.run_group == "digits-ipc1-mlp"
-    assert list(run.tags) == ["dm"]
-    assert summary["score/ddrs"] == pytest.approx(result["scores"]["ddrs"]["mean"])
-    assert summary["arm/syn_any"] == pytest.approx(result["arms"]["syn_any"]["accuracy"][0])
-    assert summary["lr/rdm_any"] == 0.05
-
-
-def wandb_records(path):
-    """The records of a run's file: W&B's protobuf messages in LevelDB's log format, in blocks of 32 KiB."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, position, message = path.read_bytes(), 7, b""
-    assert content[:4] == b":W&B"
-    while position + 7 <= len(content):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
-        if position + 7 + length > len(content):  # still being written
-            return
-        message += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(message)
-            message = b""
-            yield record
+    found = read_run(file)
+    assert found.run.run_group == "digits-ipc1-mlp"
+    assert list(found.run.tags) == ["dm"]
+    assert found.summary["score/ddrs"] == pytest.approx(result["scores"]["ddrs"]["mean"])
+    assert found.summary["arm/syn_any"] == pytest.approx(result["arms"]["syn_any"]["accuracy"][0])
+    assert found.summary["lr/rdm_any"] == 0.05
+    losses = {
+        row["curve/epoch"]: row["curve/syn_any/seed0/training_loss"]
+        for row in found.history
+        if "curve/syn_any/seed0/training_loss" in row
+    }
+    assert len(losses) == 3
 
 
 def test_tensorboard_and_no_logger(command, tmp_path):

@@ -159,7 +159,7 @@ def deadly(tmp_path, monkeypatch):
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/deadly.py").write_text(DEADLY)
     (tmp_path / "deaths").mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"), prepend=os.pathsep)
     monkeypatch.setenv("DEATHS", str(tmp_path / "deaths"))
     monkeypatch.setenv("TIMES", "1")
     return "criterion._target_=deadly.KillOnce"

@@ -48,18 +48,27 @@ class TestIntervals:
         half = statistics.margin(values.std(1, ddof=1), seeds)
         assert 0.93 <= np.mean(abs(values.mean(1) - 0.3) <= half) <= 0.97
 
-    def test_those_of_ddrs_cover_it_too(self):
+    @pytest.mark.parametrize("seeds", [3, 5, 10])
+    def test_those_of_ddrs_cover_it_too(self, seeds):
         # Accuracies of four arms, the random images' the noisiest; DDRS is not linear in them.
-        generator = np.random.default_rng(0)
-        means, spreads = np.array([0.97, 0.6, 0.7, 0.55]), np.array([0.003, 0.02, 0.015, 0.045])
+        truth = drawn_ddrs(1_000_000, 1).mean()
+        covered = 0
+        for values in drawn_ddrs(SIMULATIONS, seeds):
+            low, high = statistics.interval(Statistic.of(values.tolist()))
+            covered += low <= truth <= high
+        assert 0.93 <= covered / SIMULATIONS <= 0.97
 
-        def drawn(count: int) -> np.ndarray:
-            real, hard, syn, rdm = generator.normal(means, spreads, (count, 4)).T
-            return statistics.ddrs(real - hard, syn - rdm, 0.5)
 
-        truth, values = drawn(1_000_000).mean(), drawn(SIMULATIONS * 5).reshape(-1, 5)
-        half = statistics.margin(values.std(1, ddof=1), 5)
-        assert 0.93 <= np.mean(abs(values.mean(1) - truth) <= half) <= 0.97
+def drawn_ddrs(
+    methods: int, seeds: int, generator: np.random.Generator | None = None, shared: bool = False
+) -> np.ndarray:
+    """DDRS of equal methods (methods, seeds), of drawn accuracies; those of the real and the random images are the same
+    for all methods where `shared`."""
+    generator = generator or np.random.default_rng(seeds)
+    of_all = (1 if shared else methods, seeds)
+    real, rdm = generator.normal(0.97, 0.003, of_all), generator.normal(0.55, 0.045, of_all)
+    hard, syn = generator.normal(0.6, 0.02, (methods, seeds)), generator.normal(0.7, 0.015, (methods, seeds))
+    return statistics.ddrs(real - hard, syn - rdm, 0.5)
 
 
 class TestRanks:
@@ -107,6 +116,14 @@ class TestTies:
         values = generator.normal(0, 1, (2000, 6, 5)) + generator.normal(0, 1, (2000, 1, 5)) * (make is paired)
         assert np.mean([statistics.told_apart(make(each)).any() for each in values]) <= 0.06
 
+    @pytest.mark.parametrize("seeds", [3, 5, 10])
+    @pytest.mark.parametrize("shared", [True, False])
+    def test_equal_methods_are_not_told_apart_by_their_ddrs(self, seeds, shared):
+        generator = np.random.default_rng(seeds)
+        make = paired if shared else unpaired
+        found = [statistics.told_apart(make(drawn_ddrs(6, seeds, generator, shared))).any() for _ in range(2000)]
+        assert 0.005 < np.mean(found) <= 0.06
+
     def test_equal_methods_among_others_are_not_told_apart(self):
         values = np.random.default_rng(1).normal(np.array([0, 0, 60, 120, 240])[:, None], 1, (2000, 5, 5))
         found = np.array([statistics.told_apart(paired(each)) for each in values])
@@ -147,23 +164,26 @@ class TestResampling:
         assert first[0] == pytest.approx(stats.t.cdf(t, 4), abs=0.01)
         assert first.sum() == pytest.approx(1)
 
-    def test_ranks_agree_with_a_direct_simulation(self):
+    @pytest.mark.parametrize("count", [5, 40])
+    def test_ranks_agree_with_a_direct_simulation(self, count):
+        # Means as other seeds would give them: multivariate t around those that were found.
         generator = np.random.default_rng(2)
-        count, draws = 40, 10_000
+        draws = 10_000
         shared = generator.normal(0, 0.03, count)  # random images that all were compared with
         values = (
             generator.normal([[0.31], [0.305], [0.30], [0.25]], [[0.01], [0.02], [0.03], [0.02]], (4, count)) + shared
         )
         found, first = statistics.resampled_ranks(paired(values), draws)
-        again = generator.multivariate_normal(values.mean(1), np.cov(values), (draws, count)).mean(1)
+        again = stats.multivariate_t(values.mean(1), np.cov(values) / count, count - 1, seed=0).rvs(draws)
         ranks = stats.rankdata(-again, axis=1)
         direct = np.array([[np.mean(ranks[:, method] == rank) for rank in range(1, 5)] for method in range(4)])
         assert found / draws == pytest.approx(direct, abs=0.025)
         assert first == pytest.approx(direct[:, 0], abs=0.025)
         places = statistics.places(paired(values), draws)
-        low, high = np.quantile(ranks, [0.025, 0.975], axis=0)
-        assert (places.low <= low).all()
-        assert (places.high >= high).all()
+        low, high = np.quantile(ranks, [0.025, 0.975], axis=0, method="inverted_cdf")
+        above = places.apart & (values.mean(1)[None, :] > values.mean(1)[:, None])
+        assert places.low.tolist() == np.minimum(low, 1 + above.sum(1)).tolist()
+        assert places.high.tolist() == np.maximum(high, 4 - (places.apart & ~above).sum(1)).tolist()
 
     @pytest.mark.parametrize("gap", [0.1, 1.0, 5.0])  # in standard errors of a mean
     @pytest.mark.parametrize("make", [paired, unpaired])

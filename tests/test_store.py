@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
+from safetensors.torch import save
 
 from ddrank import atomic
 from ddrank.errors import InputError
 from ddrank.store import Store, digest
+from ddrank.store.entry import tensor_file
 
 KEY = {"kind": "test", "seed": 3, "training": {"lr": 0.1, "epochs": 2}}
 
@@ -113,7 +114,7 @@ def test_kept_tensors_are_found_and_dropped(store):
     assert torch.equal(store.find_tensors(KEY)["weight"], tensors()["weight"])
     store.drop_tensors(KEY)
     assert store.find_tensors(KEY) is None
-    assert len(files(store.root)) == 3  # those of the other key
+    assert len(files(store.root)) == 1  # that of the other key
     store.drop_tensors(KEY)  # there is none: nothing happens
     store.keep_tensors(KEY, {"weight": torch.zeros(1)})
     assert store.find_tensors(KEY)["weight"].tolist() == [0.0]
@@ -171,21 +172,37 @@ def test_a_corrupt_value_is_reported_and_computed_again(store, damage):
 
 
 def damage_tensors(path: Path, how: str) -> None:
-    content, checksum = path.read_bytes(), path.with_suffix(".sha256")
+    content = path.read_bytes()
+    checksum = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["sha256"].encode()
     if how == "truncated":
         path.write_bytes(content[:-1])
     elif how == "flipped":
         path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     elif how == "not safetensors":
         path.write_bytes(b"nothing")
-        checksum.write_text(hashlib.sha256(b"nothing").hexdigest())
     elif how == "wrong checksum":
-        checksum.write_text("0" * 64)
+        path.write_bytes(content.replace(checksum, b"0" * 64))
+    elif how == "another key":
+        path.write_bytes(b"".join(tensor_file(save(tensors()), KEY | {"seed": 4}, {})))
+    elif how == "flipped header":
+        path.write_bytes(content.replace(b'"F32"', b'"F16"'))
     else:
-        checksum.write_bytes(b"\xff\xfe")
+        head = content[: 8 + int.from_bytes(content[:8], "little")]
+        path.write_bytes(head[: len(head) // 2])
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "not safetensors", "wrong checksum", "checksum not text"])
+TENSOR_DAMAGE = [
+    "truncated",
+    "flipped",
+    "not safetensors",
+    "wrong checksum",
+    "another key",
+    "flipped header",
+    "truncated header",
+]
+
+
+@pytest.mark.parametrize("how", TENSOR_DAMAGE)
 def test_corrupt_tensors_are_reported_and_computed_again(store, how):
     compute = Counted(tensors())
     store.tensors(KEY, compute)
@@ -202,13 +219,47 @@ def test_corrupt_tensors_are_reported_and_computed_again(store, how):
         assert store.find_tensors(KEY) is not None
 
 
-def test_tensors_without_their_checksum_are_half_written_and_count_as_none(store):
-    compute = Counted(tensors())
-    store.tensors(KEY, compute)
-    entry(store, ".sha256").unlink()
+def as_before(store: Store) -> Path:
+    """Tensors as earlier versions kept them: key and checksum in files of their own."""
+    path = store.root / "tensors" / digest(KEY)[:2] / f"{digest(KEY)}.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(save(tensors()))
+    path.with_suffix(".json").write_text(json.dumps(KEY))
+    path.with_suffix(".sha256").write_text(hashlib.sha256(save(tensors())).hexdigest())
+    return path
+
+
+def test_tensors_of_earlier_versions_are_read(store):
+    as_before(store)
+    assert store.has_tensors(KEY)
+    assert torch.equal(store.find_tensors(KEY)["weight"], tensors()["weight"])
+    store.drop_tensors(KEY)
+    assert files(store.root) == []
+
+
+@pytest.mark.parametrize("damaged", ["safetensors", "sha256", "json"])
+def test_corrupt_tensors_of_earlier_versions_are_reported_and_computed_again(store, damaged):
+    path = as_before(store).with_suffix(f".{damaged}")
+    path.write_bytes(b"\xff\xfe" + path.read_bytes()[2:])
+    with pytest.warns(UserWarning, match="is corrupt"):
+        found = store.tensors(KEY, lambda: {"weight": torch.ones(2)})
+    assert found["weight"].tolist() == [1.0, 1.0]
+    assert store.find_tensors(KEY)["weight"].tolist() == [1.0, 1.0]
+
+
+def test_tensors_of_earlier_versions_without_their_checksum_are_half_written_and_count_as_none(store):
+    as_before(store).with_suffix(".sha256").unlink()
     assert store.find_tensors(KEY) is None
-    store.tensors(KEY, compute)
-    assert compute.calls == 2
+    assert store.tensors(KEY, tensors)["steps"] == 7
+
+
+def test_what_an_entry_is_of_is_checked_too(store):
+    store.keep(KEY, {"accuracy": 0.5}, {"arm": "syn_any"})
+    assert store.lookup(KEY) == {"accuracy": 0.5}
+    path = entry(store, ".json")
+    path.write_text(path.read_text().replace("syn_any", "rdm_any"))
+    with pytest.warns(UserWarning, match="checksum does not fit"):
+        assert store.lookup(KEY) is None
 
 
 # --- whole or not at all ---
@@ -357,14 +408,9 @@ def test_a_killed_process_leaves_no_entry_and_no_lock(tmp_path):
     deadline = time.monotonic() + 60
     while not (tmp_path / "computing").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    locks = [FileLock(path) for path in (tmp_path / "store").rglob("*.lock")]
-    with pytest.raises(TimeoutError):
-        locks[0].acquire(timeout=0)  # it is held while the value is computed
+    assert Store(tmp_path / "store").claim({"key": 1}) is None  # it is held while the value is computed
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
     process.stdout.close()
-    for lock in locks:
-        with lock.acquire(timeout=5):
-            pass
     assert files(tmp_path / "store") == []
     assert Store(tmp_path / "store").value({"key": 1}, lambda: {"x": 1}) == {"x": 1}

@@ -158,13 +158,17 @@ class Distillation(ABC):
 
     @abstractmethod
     def step(self, iteration: int) -> dict[str, Tensor | float]:
-        """One iteration. Returns scalars worth plotting, `loss` first; they are read now and then only."""
+        """One iteration. Returns scalars worth plotting, if any, `loss` first; they are read now and then only."""
 
     def result(self) -> Distilled:
         """A copy of what has been made so far, on the CPU."""
         made = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()}
         lr = made.get("lr")
         return Distilled(made["images"], soft_labels=made.get("soft_labels"), lr=None if lr is None else float(lr))
+
+    def some(self, chosen: Tensor) -> Tensor:
+        """Of the images that `result` would give, those with the indices `chosen` (n,)."""
+        return self.result().images[chosen]
 
     def state(self) -> dict[str, Any]:
         """All that the next steps depend on besides random numbers: tensors, numbers and strings in lists and dicts."""
@@ -177,6 +181,45 @@ class Distillation(ABC):
                 tensor.copy_(state["tensors"][name])
         for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(content)
+
+
+class InParts(Distillation):
+    """Images that are finished part by part; those that have not been begun are zero.
+
+    Args:
+        parts: the indices (n,) of the images that belong together, part after part.
+
+    Attributes:
+        finished: the images of the first parts, (n, C, H, W) each, on the CPU.
+    """
+
+    def __init__(self, task: Task, parts: Sequence[Tensor]):
+        super().__init__({}, [])
+        self.task, self.parts = task, list(parts)
+        self.finished: list[Tensor] = []
+
+    def at_work(self) -> list[Tensor]:
+        """The images of the part that is under way, if one is."""
+        return []
+
+    def result(self) -> Distilled:
+        return Distilled(self.some(torch.arange(len(self.task.labels))))
+
+    def some(self, chosen: Tensor) -> Tensor:
+        images = torch.zeros((len(chosen), *self.task.samples.images.shape[1:]))
+        place = torch.full((len(self.task.labels),), -1)
+        place[chosen] = torch.arange(len(chosen))
+        for part, made in zip(self.parts, [*self.finished, *self.at_work()], strict=False):
+            there = place[part] >= 0
+            images[place[part][there]] = made.detach().cpu()[there]
+        return images
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"finished": self.finished}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.finished = state["finished"]
+        super().restore(state)
 
 
 def rehearsal(task: Task) -> Task:

@@ -6,27 +6,24 @@ model that is told the class, and decoded (algorithm 1). Labels are the teachers
 
 from __future__ import annotations
 
-import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ddrank.distill.base import Distilled, Distiller, Phase, Task, rehearsal, seconds_per_step
-from ddrank.distill.job import announce
+from ddrank.distill.base import Distillation, InParts, Iterative, Phase, Task, seconds_per_step
 from ddrank.distill.latents import LatentDiffusion
 from ddrank.distill.settings import check_not_negative, check_positive
 from ddrank.distill.small_diffusion import SmallDiffusion
 from ddrank.distill.stable_diffusion import StableDiffusion, fingerprint
 from ddrank.errors import InputError
-from ddrank.progress import duration
 
 
 @dataclass
-class D4M(Distiller):
+class D4M(Iterative):
     """Disentangled diffusion.
 
     Args:
@@ -69,74 +66,101 @@ class D4M(Distiller):
         folder = self.checkpoint and Path(self.checkpoint)
         return super().parameters() | {"checkpoint": folder and f"{folder.name} ({fingerprint(folder)})"}
 
+    def length(self, task: Task) -> int:
+        """Classes whose prototypes are found, then batches of images."""
+        kind = SmallDiffusion if self.checkpoint is None else StableDiffusion
+        return task.real.num_classes + -(-len(task.labels) // kind.batch)
+
+    def begin(self, task: Task) -> Distillation:
+        generation = Generation(self, task, self._model(task))
+        with generation.cores():
+            generation.model.make()
+        return generation
+
     def rehearse(self, task: Task) -> list[Phase]:
-        model = self._model(task)
-        with task.engine.cores(_numbers(model, task)):
-            return [*model.missing(), *self._rehearse(model, task)]
-
-    def distill(self, task: Task) -> Distilled:
-        fewest = int(torch.bincount(task.samples.labels, minlength=task.real.num_classes).min())
-        if (self.km_expand or 1) * task.ipc > fewest:
-            raise InputError(
-                f"D4M needs km_expand * IPC = {(self.km_expand or 1) * task.ipc} images of each class of "
-                f"{task.real.name}, one has {fewest} for training: choose a smaller ipc or method.distiller.km_expand"
-            )
-        model = self._model(task)
-        name = f"D4M on {task.real.name}, IPC {task.ipc}"
-        with isolate_rng(include_cuda=task.device == "cuda"), task.engine.cores(_numbers(model, task)):
-            announce(name, [*model.missing(), *self._rehearse(model, rehearsal(task))], task.display)
-            model.make()
-            latents = self.prototypes(model, task)
-            images = self._generate(model, latents, task)
-        return Distilled(task.space.forward(images))
-
-    def prototypes(self, model: LatentDiffusion, task: Task) -> Tensor:
-        """The prototypes of all classes, class-major, scaled latents (classes * ipc, D, h, w)."""
-        found, began = [], time.monotonic()
-        with task.display.activity(f"latents of {task.real.name}", len(task.samples)) as advance:
-            for label in range(task.real.num_classes):
-                members = task.members(label)
-                members, latents = members[torch.randperm(len(members), generator=task.generator)], []
-                for part in members.split(model.batch):
-                    latents.append(model.encode(task.real.kept.floats(part), task.generator))
-                    advance(steps=len(part))
-                found.append(centres(torch.cat(latents), task.ipc, self.km_expand))
-        task.display.say(
-            f"encoded {len(task.samples)} images of {task.real.name} and found {task.ipc} prototypes of each class in "
-            f"{duration(time.monotonic() - began)}"
-        )
-        return torch.cat(found)
-
-    def _generate(self, model: LatentDiffusion, latents: Tensor, task: Task) -> Tensor:
-        """Pixels in [0, 1], (classes * ipc, C, H, W), from prototypes."""
-        made = []
-        with task.display.activity(f"D4M on {task.real.name}, IPC {task.ipc}", len(latents)) as advance:
-            for part, labels in zip(latents.split(model.batch), task.labels.split(model.batch), strict=True):
-                noised = (self.strength, self.steps, self.guidance)
-                made.append(model.decode(model.denoise(part, labels, *noised, task.generator)))
-                advance(steps=len(part))
-        return torch.cat(made)
+        """The model, where it is missing; a batch to encode, a step of denoising, a batch to decode."""
+        generation = Generation(self, task, self._model(task))
+        with generation.cores():
+            return [*generation.model.missing(), *generation.rehearse()]
 
     def _model(self, task: Task) -> LatentDiffusion:
         if self.checkpoint is not None:
             return StableDiffusion(Path(self.checkpoint), task, self.negative)
         return SmallDiffusion(task, self.autoencoder_width, self.autoencoder_steps, self.unet_width, self.unet_steps)
 
-    def _rehearse(self, model: LatentDiffusion, task: Task) -> list[Phase]:
+
+class Generation(InParts):
+    """The prototypes of class after class, and then the images, batch after batch."""
+
+    def __init__(self, d4m: D4M, task: Task, model: LatentDiffusion):
+        super().__init__(task, torch.arange(len(task.labels)).split(model.batch))
+        self._d4m, self.model = d4m, model
+        self._prototypes: list[Tensor] = []
+        fewest = int(torch.bincount(task.samples.labels, minlength=task.real.num_classes).min())
+        if (needed := (d4m.km_expand or 1) * task.ipc) > fewest:
+            raise InputError(
+                f"D4M needs km_expand * IPC = {needed} images of each class of {task.real.name}, one has {fewest} for "
+                "training: choose a smaller ipc or method.distiller.km_expand"
+            )
+
+    def step(self, iteration: int) -> dict[str, Tensor | float]:
+        classes = self.task.real.num_classes
+        with self.cores():
+            if iteration < classes:
+                self._prototypes.append(self.prototypes(iteration))
+            else:
+                part = self.parts[iteration - classes]
+                self.finished.append(self.generated(torch.cat(self._prototypes)[part], self.task.labels[part]))
+        return {}
+
+    def prototypes(self, label: int) -> Tensor:
+        """Those of a class, scaled latents (ipc, D, h, w)."""
+        task, model = self.task, self.model
+        members = task.members(label)
+        members = members[torch.randperm(len(members), generator=task.generator)]
+        encoded = [model.encode(task.real.kept.floats(part), task.generator) for part in members.split(model.batch)]
+        return centres(torch.cat(encoded), task.ipc, self._d4m.km_expand)
+
+    def generated(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images (n, C, H, W) in the task's space, from prototypes (n, D, h, w) of classes `labels` (n,)."""
+        d4m = self._d4m
+        noised = (d4m.strength, d4m.steps, d4m.guidance)
+        pixels = self.model.decode(self.model.denoise(latents, labels, *noised, self.task.generator))
+        if not bool(pixels.isfinite().all()):
+            raise InputError(
+                f"D4M's diffusion model gives NaN for {self.task.real.name}: choose engine.precision=32-true, or "
+                "another method.distiller.checkpoint"
+            )
+        return self.task.space.forward(pixels)
+
+    def rehearse(self) -> list[Phase]:
         """What encoding and generating will cost, from one batch and one step."""
+        d4m, task, model = self._d4m, self.task, self.model
         pixels = task.real.kept.floats(torch.arange(min(model.batch, len(task.samples))))
         latents, labels = model.encode(pixels, task.generator), task.labels[: model.batch]
         latents = latents[torch.arange(len(labels)) % len(latents)]
         encoding = seconds_per_step(lambda _: model.encode(pixels, task.generator), steps=1) / len(pixels)
-        model.scheduler.set_timesteps(self.steps)
-        one = (latents.to(task.device), model.scheduler.timesteps[0], labels, self.guidance)
+        model.scheduler.set_timesteps(d4m.steps)
+        one = (latents.to(task.device), model.scheduler.timesteps[0], labels, d4m.guidance)
         denoising = seconds_per_step(lambda _: model.guided(*one), steps=1)
         decoding = seconds_per_step(lambda _: model.decode(latents), steps=1)
-        each = (int(self.steps * self.strength) * denoising + decoding) / len(labels)
+        each = (int(d4m.steps * d4m.strength) * denoising + decoding) / len(labels)
         return [
             Phase("images to encode", len(task.samples), encoding),
             Phase("images to generate", len(task.labels), each),
         ]
+
+    def cores(self) -> AbstractContextManager[None]:
+        """The threads that images of this size are worth."""
+        framed = self.model.frame(torch.zeros(1, *self.task.samples.images.shape[1:]))
+        return self.task.engine.cores(framed.numel() * self.model.batch)
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"prototypes": self._prototypes}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._prototypes = state["prototypes"]
 
 
 def centres(latents: Tensor, count: int, expand: int | None) -> Tensor:
@@ -156,8 +180,3 @@ def centres(latents: Tensor, count: int, expand: int | None) -> Tensor:
         for start in range(0, len(rows) - size + 1, size):
             kmeans.partial_fit(rows[start : start + size])
     return torch.as_tensor(kmeans.cluster_centers_, dtype=latents.dtype).view(count, *latents.shape[1:])
-
-
-def _numbers(model: LatentDiffusion, task: Task) -> int:
-    """How many numbers the images of a batch are, by which the threads are chosen."""
-    return model.frame(torch.zeros(1, *task.samples.images.shape[1:])).numel() * model.batch

@@ -129,7 +129,8 @@ class Experts:
             with self._task.display.activity(f"training expert {number} again", self._recipe.epochs) as again:
                 return {"trajectory": trajectory(self._task, self._recipe, number, again)}
 
-        return self._task.store.tensors(self._key(number), compute)["trajectory"]
+        about = {"dataset": self._task.real.name, "model": self._recipe.model}
+        return self._task.store.tensors(self._key(number), compute, about)["trajectory"]
 
 
 def trajectory(task: Task, recipe: ExpertRecipe, seed: int, advance: Callable[..., None] = lambda: None) -> Tensor:

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ddrank import checkpoint, pictures
+from ddrank import pictures
+from ddrank.checkpoint import Checkpoint, Pace, random_state, set_random_state
 from ddrank.distill.base import Distillation, Distilled, Iterative, Phase, Task, rehearsal
 from ddrank.errors import InputError
 from ddrank.progress import Display, duration
@@ -25,8 +25,8 @@ class Job:
     """What is asked for besides the images; nothing here changes them.
 
     Attributes:
-        checkpoint: the file to resume from and to keep the state in; removed by whoever keeps the images.
-        seconds: between two checkpoints.
+        checkpoint: to resume from and to keep the state in; removed by whoever keeps the images.
+        seconds: between two checkpoints, at least; more where writing one takes more than a twentieth of it.
         frames: pictures taken on the way.
         validate: the accuracy (fraction) of students trained on what has been made so far, on held-out images.
         validate_every: iterations between two of those; 0 for none.
@@ -34,7 +34,7 @@ class Job:
         log: is told what each logged iteration gave.
     """
 
-    checkpoint: Path | None = None
+    checkpoint: Checkpoint | None = None
     seconds: float = 60.0
     frames: int = 32
     validate: Callable[[Distilled], float] | None = None
@@ -64,7 +64,7 @@ def carry_out(distiller: Iterative, task: Task, job: Job) -> tuple[Distilled | N
     Raises InputError where the loss is no longer a number.
     """
     name = f"{type(distiller).__name__} on {task.real.name}, IPC {task.ipc}"
-    saved = None if job.checkpoint is None else checkpoint.saved(job.checkpoint)
+    saved = None if job.checkpoint is None else job.checkpoint.saved()
     if saved is None:
         with isolate_rng(include_cuda=task.device == "cuda"):
             phases = distiller.rehearse(rehearsal(task))
@@ -73,7 +73,7 @@ def carry_out(distiller: Iterative, task: Task, job: Job) -> tuple[Distilled | N
     record, start, length = Record(), 0, distiller.length(task)
     if saved is not None:
         start = _restore(saved, distillation, task, record)
-        task.display.say(f"{name}: going on at iteration {start} of {length}, from {job.checkpoint}")
+        task.display.say(f"{name}: going on at iteration {start} of {length}, from {job.checkpoint.path}")
     loop = _Loop(name, length, distillation, task, job, record)
     end = length if job.stop_at is None else min(job.stop_at, length)
     loop.run(start, end)
@@ -92,7 +92,7 @@ class _Loop:
         self._task, self._job, self._record = task, job, record
         self._stride = max(1, self._iterations // _POINTS)
         self._moments = {round(self._iterations * (k / job.frames) ** 2) for k in range(job.frames)}
-        self._saved = self.clock = time.monotonic()
+        self._pace, self.clock = Pace(job.seconds), time.monotonic()
 
     def run(self, start: int, end: int) -> None:
         note = ""
@@ -105,15 +105,14 @@ class _Loop:
                     note = self._note(iteration, values)
                 advance(note)
                 done = iteration + 1
-                due = time.monotonic() - self._saved >= self._job.seconds
-                if self._job.checkpoint and not last and (due or done == end):
+                if self._job.checkpoint and not last and (self._pace.due or done == end):
                     self._check(iteration, values)
                     self._keep(done)
 
     def look(self, iteration: int) -> None:
         """A picture and a validation before `iteration`, where they are due."""
         if iteration in self._moments or (self._job.frames and iteration == self._iterations):
-            self._record.frames.append((iteration, _mosaic(self._distillation.result(), self._task)))
+            self._record.frames.append((iteration, _mosaic(self._distillation, self._task)))
         due = self._job.validate_every and (iteration % self._job.validate_every == 0 or iteration == self._iterations)
         if due and self._job.validate:
             with isolate_rng(include_cuda=self._task.device == "cuda"):
@@ -124,7 +123,8 @@ class _Loop:
     def _note(self, iteration: int, values: dict[str, Tensor | float]) -> str:
         self._check(iteration, values)
         read = {name: float(value) for name, value in values.items()}
-        self._row(iteration, read)
+        if read:
+            self._row(iteration, read)
         return "  ".join(f"{name} {value:.4g}" for name, value in read.items())
 
     def _row(self, iteration: int, values: dict[str, float]) -> None:
@@ -132,7 +132,7 @@ class _Loop:
         self._job.log(iteration, values)
 
     def _check(self, iteration: int, values: dict[str, Tensor | float]) -> None:
-        loss, tensors = float(values["loss"]), self._distillation.tensors.values()
+        loss, tensors = float(values.get("loss", 0)), self._distillation.tensors.values()
         lost = not all(bool(tensor.isfinite().all()) for tensor in tensors) if tensors else not math.isfinite(loss)
         if lost:  # a loss alone may be one that a method passes over
             raise InputError(
@@ -144,8 +144,8 @@ class _Loop:
         now = time.monotonic()
         self._record.seconds += now - self.clock
         self.clock = now
-        _save(self._job.checkpoint, done, self._distillation, self._task, self._record)
-        self._saved = time.monotonic()
+        state = _state(done, self._distillation, self._task, self._record)
+        self._pace.timed(lambda: self._job.checkpoint.keep(state))
 
 
 def announce(name: str, phases: list[Phase], display: Display) -> None:
@@ -159,23 +159,22 @@ def announce(name: str, phases: list[Phase], display: Display) -> None:
     display.say(f"{name}: expected on this machine: {'; '.join(parts)}{whole}")
 
 
-def _mosaic(made: Distilled, task: Task) -> Tensor:
+def _mosaic(distillation: Distillation, task: Task) -> Tensor:
     shown = pictures.shown(task.labels)
-    pixels = task.space.inverse(made.images[shown]).clamp(0, 1)
+    pixels = task.space.inverse(distillation.some(shown)).clamp(0, 1)
     return pictures.mosaic(pixels, task.labels[shown])
 
 
-def _save(path: Path, done: int, distillation: Distillation, task: Task, record: Record) -> None:
-    """Keep the state after `done` iterations."""
-    content = {
+def _state(done: int, distillation: Distillation, task: Task, record: Record) -> dict[str, Any]:
+    """What a checkpoint holds after `done` iterations."""
+    return {
         "done": done,
         "state": distillation.state(),
-        "random": checkpoint.random_state(task.device) | {"choices": task.generator.get_state()},
+        "random": random_state(task.device) | {"choices": task.generator.get_state()},
         "rows": record.rows,
         "frames": record.frames,
         "seconds": record.seconds,
     }
-    checkpoint.keep(path, content)
 
 
 def _restore(saved: dict[str, Any], distillation: Distillation, task: Task, record: Record) -> int:
@@ -184,5 +183,5 @@ def _restore(saved: dict[str, Any], distillation: Distillation, task: Task, reco
     record.rows, record.seconds = saved["rows"], saved["seconds"]
     record.frames = [tuple(frame) for frame in saved["frames"]]
     task.generator.set_state(saved["random"]["choices"])
-    checkpoint.set_random_state(saved["random"], task.device)
+    set_random_state(saved["random"], task.device)
     return saved["done"]

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 from torch import nn
 from torch.nn import functional as F
 
-from ddrank import build, checkpoint, pictures
+from ddrank import build, pictures
+from ddrank.checkpoint import Checkpoint
 from ddrank.config import Job as JobSettings
 from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space, fit_space, write_distilled
@@ -79,24 +79,27 @@ def distill(
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
     space, samples = _samples(config, real, store)
     identity = _identity(config, distiller, samples)
-    under_way = store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt"
-    with FileLock(store.root / "locks" / f"{digest({'distilled': str(folder.resolve())})}.lock"):
+    checkpoint = Checkpoint(
+        store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt",
+        about=identity | {"folder": str(folder.resolve())},
+    )
+    with store.lock(lock_key(folder)):
         if (folder / FILE).exists() and not overwrite:
             _same_settings(folder / FILE, identity | {"seed": None} if any_seed else identity)
-            checkpoint.remove(under_way)
+            checkpoint.remove()
             return folder / FILE, False
         with isolate_rng(), engine.cores():
             seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
             task = _task(config, real, samples, space, identity["seed"], engine, store, display)
             if isinstance(distiller, Iterative):
-                made, record = _watched(distiller, task, config, under_way, run_folder)
+                made, record = _watched(distiller, task, config, checkpoint, run_folder)
             else:
                 if config.get("job") and (config.job.validate_every or config.job.stop_at):
                     name = type(distiller).__name__
                     display.say(f"{name} has no iterations: job.validate_every and job.stop_at do not apply")
                 made, record = distiller.distill(task), Record()
         if made is None:
-            display.say(f"stopped as asked; the same command without job.stop_at goes on from {under_way}")
+            display.say(f"stopped as asked; the same command without job.stop_at goes on from {checkpoint.path}")
             return None, False
         path = write_distilled(
             folder,
@@ -108,8 +111,13 @@ def distill(
             lr=made.lr,
         )
         _draw(made, record, task, folder)
-        checkpoint.remove(under_way)
+        checkpoint.remove()
     return path, True
+
+
+def lock_key(folder: Path) -> dict[str, str]:
+    """What whoever writes a distilled dataset into `folder` locks in the store."""
+    return {"distilled": str(folder.resolve())}
 
 
 def check_settings(config: DictConfig, real: RealDataset, store: Store) -> None:
@@ -199,7 +207,7 @@ def _task(
 
 
 def _watched(
-    distiller: Iterative, task: Task, config: DictConfig, under_way: Path, run_folder: Path | None
+    distiller: Iterative, task: Task, config: DictConfig, checkpoint: Checkpoint, run_folder: Path | None
 ) -> tuple[Distilled | None, Record]:
     """The long job, with the settings of `job` where the configuration has any, and with its logger."""
     settings = config.get("job") or JobSettings()
@@ -210,7 +218,7 @@ def _watched(
         distiller,
         task,
         Job(
-            checkpoint=under_way,
+            checkpoint=checkpoint,
             seconds=60 * settings.checkpoint_minutes,
             frames=settings.frames,
             validate=partial(validation_accuracy, config, task, settings.validate_students),

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddrank.augment.geometry import resized_crop
 from ddrank.augment.views import draw_boxes
-from ddrank.distill.base import Distilled, Distiller, Phase, Task, rehearsal, seconds_per_step
-from ddrank.distill.job import announce
+from ddrank.distill.base import Distillation, InParts, Iterative, Phase, Task, seconds_per_step
 from ddrank.distill.settings import check_area, check_positive, pixelwise
 from ddrank.errors import InputError
 
@@ -28,7 +26,7 @@ _TOGETHER = 100  # patches in one pass of the observer
 
 
 @dataclass
-class RDED(Distiller):
+class RDED(Iterative):
     """Realistic, diverse and efficient distillation.
 
     Patches are cut out of images as the dataset's loader gives them, at its size; the authors cut them out of files at
@@ -54,47 +52,55 @@ class RDED(Distiller):
         check_positive(mipc=self.mipc, num_crop=self.num_crop, factor=self.factor)
         check_area("area", self.area)
 
-    def distill(self, task: Task) -> Distilled:
-        pixelwise(task.space)
-        self._check(task)
-        name = f"RDED on {task.real.name}, IPC {task.ipc}"
-        with isolate_rng(include_cuda=task.device == "cuda"):
-            announce(name, self.rehearse(rehearsal(task)), task.display)
-        observer = task.trained(self.model).eval().requires_grad_(False)
-        images = torch.empty((len(task.labels), *task.samples.images.shape[1:]))
-        with task.display.activity(f"{name}: classes", task.real.num_classes) as advance:
-            for label, made in enumerate(images.split(task.ipc)):
-                made.copy_(self._of_class(label, observer, task))
-                advance()
-        return Distilled(images)
+    def length(self, task: Task) -> int:
+        return task.real.num_classes
 
-    def _of_class(self, label: int, observer: nn.Module, task: Task) -> Tensor:
-        members = task.members(label)
-        drawn = members[torch.randperm(len(members), generator=task.generator)[: self.mipc]]
-        real = task.samples.floats(drawn).to(task.device)
-        patches, scores = key_patches(real, label, observer, self, task.generator)
-        best = scores.argsort(stable=True)[: task.ipc * self.factor**2]
-        return stitched(patches[best], self.factor, real.shape[-1])
+    def begin(self, task: Task) -> Distillation:
+        return Patchwork(self, task, task.trained(self.model))
 
     def rehearse(self, task: Task) -> list[Phase]:
         """The observer, where it is missing, and one class with a network that nobody has trained."""
-        observer = task.network(self.model).to(task.device).eval().requires_grad_(False)
-        taken = seconds_per_step(lambda _: self._of_class(0, observer, task), steps=1)
+        patchwork = Patchwork(self, task, task.network(self.model).to(task.device))
+        taken = seconds_per_step(lambda _: patchwork.step(0), steps=1)
         return [*task.training(self.model), Phase("classes", task.real.num_classes, taken)]
 
+
+class Patchwork(InParts):
+    """Images that are put together class by class.
+
+    Raises InputError where there are not enough images, or pixels, for the patches.
+    """
+
+    def __init__(self, rded: RDED, task: Task, observer: nn.Module):
+        super().__init__(task, torch.arange(len(task.labels)).split(task.ipc))
+        pixelwise(task.space)
+        self._rded, self._observer = rded, observer.eval().requires_grad_(False)
+        self._check(task)
+
+    def step(self, iteration: int) -> dict[str, Tensor | float]:
+        """One class; the loss is the mean score of the patches that are used."""
+        rded, task, label = self._rded, self.task, iteration
+        members = task.members(label)
+        drawn = members[torch.randperm(len(members), generator=task.generator)[: rded.mipc]]
+        real = task.samples.floats(drawn).to(task.device)
+        patches, scores = key_patches(real, label, self._observer, rded, task.generator)
+        best = scores.argsort(stable=True)[: task.ipc * rded.factor**2]
+        self.finished.append(stitched(patches[best], rded.factor, real.shape[-1]).cpu())
+        return {"loss": scores[best].mean()}
+
     def _check(self, task: Task) -> None:
-        """Raise InputError where there are not enough images, or pixels, for the patches."""
-        if self.factor > task.real.size:
+        rded = self._rded
+        if rded.factor > task.real.size:
             raise InputError(
-                f"method.distiller.factor is {self.factor}, but images of {task.real.name} are {task.real.size} pixels "
+                f"method.distiller.factor is {rded.factor}, but images of {task.real.name} are {task.real.size} pixels "
                 "wide: choose 1 or 2"
             )
-        needed = task.ipc * self.factor**2
+        needed = task.ipc * rded.factor**2
         for label, name in enumerate(task.real.class_names):
-            available = min(self.mipc, len(task.members(label)))
+            available = min(rded.mipc, len(task.members(label)))
             if available < needed:
                 raise InputError(
-                    f"ipc={task.ipc} with method.distiller.factor={self.factor} takes {needed} patches of class "
+                    f"ipc={task.ipc} with method.distiller.factor={rded.factor} takes {needed} patches of class "
                     f"{name!r} of {task.real.name}, each from another image, but there are {available} (the smaller of "
                     "method.distiller.mipc and its training images): choose a smaller ipc or factor, or a larger mipc"
                 )

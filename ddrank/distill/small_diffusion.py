@@ -80,10 +80,11 @@ class SmallDiffusion(LatentDiffusion):
 
     def make(self) -> None:
         autoencoder, unet = self._trainings()
-        kept = self._task.store.tensors(autoencoder.key, autoencoder.run)
+        about = {"dataset": self._task.real.name}
+        kept = self._task.store.tensors(autoencoder.key, autoencoder.run, about)
         self.scale = float(kept.pop("scale"))
         self.vae.load_state_dict(kept)
-        self.unet.load_state_dict(self._task.store.tensors(unet.key, unet.run))
+        self.unet.load_state_dict(self._task.store.tensors(unet.key, unet.run, about))
 
     def new_vae(self) -> nn.Module:
         """An untrained autoencoder, on the device."""

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddrank.augment.geometry import resized_crop
 from ddrank.augment.views import draw_boxes
 from ddrank.data import Space
-from ddrank.distill.base import Distillation, Distilled, Iterative, Phase, Task, seconds_per_step
+from ddrank.distill.base import Distillation, InParts, Iterative, Phase, Task, seconds_per_step
 from ddrank.distill.settings import check_area, check_not_negative, check_positive, pixelwise
 from ddrank.errors import InputError
 
@@ -89,13 +89,13 @@ class SRe2L(Iterative):
         return [*task.training(self.model), Phase("iterations", self.length(task), taken)]
 
 
-class Recovery(Distillation):
-    """Images that are recovered batch by batch; of those that have not been begun, nothing is kept."""
+class Recovery(InParts):
+    """Images that are recovered batch by batch."""
 
     def __init__(self, sre2l: SRe2L, task: Task, teacher: nn.Module):
-        super().__init__({}, [])
+        super().__init__(task, sre2l.batches(task))
         pixelwise(task.space)
-        self._sre2l, self._task, self._batches = sre2l, task, sre2l.batches(task)
+        self._sre2l = sre2l
         self._shape = task.samples.images.shape[1:]
         self._teacher = teacher.eval().requires_grad_(False)
         self._statistics = Statistics(self._teacher, sre2l.first_bn)
@@ -105,19 +105,18 @@ class Recovery(Distillation):
                 "statistics, from which SRe2L recovers images: choose one that has, such as convnet_bn or resnet18"
             )
         self._bounds = bounds(task.space, self._shape[0], task.device)
-        self._finished: list[Tensor] = []
 
     def step(self, iteration: int) -> dict[str, Tensor | float]:
-        sre2l, task = self._sre2l, self._task
+        sre2l, task = self._sre2l, self.task
         number, step = divmod(iteration, sre2l.iterations)
         if step == 0:
-            self._start(torch.randn((len(self._batches[number]), *self._shape), generator=task.generator))
+            self._start(torch.randn((len(self.parts[number]), *self._shape), generator=task.generator))
         images, (adam,) = self.tensors["images"], self.optimizers
         adam.param_groups[0]["lr"] = cosine(sre2l.lr, step, sre2l.iterations)
         seen = view(images, sre2l, task.generator)
         with task.engine.autocast(), self._statistics as statistics:
             logits = self._teacher(seen)
-        labels = (self._batches[number] // task.ipc).to(task.device)
+        labels = (self.parts[number] // task.ipc).to(task.device)
         ce, bn = F.cross_entropy(logits.float(), labels), statistics.distance()
         loss = ce + sre2l.alpha_bn * bn
         if sre2l.alpha_tv or sre2l.alpha_l2:
@@ -128,30 +127,21 @@ class Recovery(Distillation):
         with torch.no_grad():
             images.clamp_(*self._bounds)
         if step + 1 == sre2l.iterations:
-            self._finished.append(images.detach().cpu())
+            self.finished.append(images.detach().cpu())
             self.tensors, self.optimizers = {}, []
         return {"loss": loss.detach(), "ce": ce.detach(), "bn": bn.detach()}
 
-    def result(self) -> Distilled:
-        """Images that have not been begun are zero."""
-        images = torch.zeros((len(self._task.labels), *self._shape))
-        at_work = [tensor.detach().cpu() for tensor in self.tensors.values()]
-        for index, part in zip(self._batches, [*self._finished, *at_work], strict=False):
-            images[index] = part
-        return Distilled(images)
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "finished": self._finished}
+    def at_work(self) -> list[Tensor]:
+        return list(self.tensors.values())
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._finished = state["finished"]
         if "images" in state["tensors"]:
             self._start(state["tensors"]["images"])
         super().restore(state)
 
     def _start(self, images: Tensor) -> None:
         """Move `images` from now on."""
-        leaf = images.detach().to(self._task.device, copy=True).requires_grad_()
+        leaf = images.detach().to(self.task.device, copy=True).requires_grad_()
         self.tensors = {"images": leaf}
         self.optimizers = [torch.optim.Adam([leaf], self._sre2l.lr, betas=(0.5, 0.9))]
 

@@ -89,7 +89,9 @@ def find_judge(config: DictConfig, real: RealDataset, store: Store, engine: Engi
         "network": fingerprint,
         "held out": [samples.fingerprint for samples in held_out],
     }
-    counts = store.tensors(key, lambda: {"counts": _counts(network, space, held_out, real.num_classes)})["counts"]
+    about = {"dataset": real.name, "model": MODEL}
+    counted = store.tensors(key, lambda: {"counts": _counts(network, space, held_out, real.num_classes)}, about)
+    counts = counted["counts"]
     return Judge(network, space, _confusion(counts), float(counts.trace() / counts.sum()))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,13 @@ class About:
 
 
 UNKNOWN = About()
+
+
+def together(abouts: Sequence[About]) -> About:
+    """What is known of one entry that was put together from several: everyone who ran a part of it, and of all else
+    the first that is known."""
+    known = {
+        entry.name: next(filter(None, (getattr(about, entry.name) for about in abouts)), entry.default)
+        for entry in fields(About)
+    }
+    return About(**known | {"by": ", ".join(dict.fromkeys(about.by for about in abouts if about.by))})

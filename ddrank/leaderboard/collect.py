@@ -1,21 +1,25 @@
-"""Finds result files, reads them, and merges those that are one configuration measured with different seeds."""
+"""Finds result files and submissions, reads them, and merges those that are one configuration with different seeds."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddrank.errors import InputError
-from ddrank.leaderboard.about import UNKNOWN, About
+from ddrank.leaderboard import submission
+from ddrank.leaderboard.about import UNKNOWN, About, together
 from ddrank.leaderboard.configuration import configuration
 from ddrank.result import Arm, Result
 
 FILE = "result.json"
+SUBMISSIONS = "submissions"  # every JSON file in a folder of this name is a submission
 NEEDED = ("real_hard", "syn_hard", "syn_any", "rdm_any")  # the arms of DDRS; ARS is left out where its arms are missing
 
+_SUBMISSION = re.compile(r".+-ipc\d+-.+-[0-9a-f]{8}\.json")  # as `submit` names them
 
 _CONFIGURED = {  # where a result's config says what its fields say
     "method": "method.name",
@@ -47,23 +51,26 @@ class Apart:
 
 
 def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Apart]]:
-    """All runs in the given result files and folders (at any nesting), and what had to be set apart.
+    """All runs in the given result files, submissions and folders (at any nesting), and what had to be set apart.
 
     Raises InputError for a path that does not exist.
     """
     files, apart = find(paths)
     results: list[tuple[Path, Result]] = []
+    abouts: dict[Path, About] = {}
     for file in files:
         try:
-            results.append((file, _load(file)))
+            result, abouts[file] = load(file)
+            results.append((file, result))
         except InputError as error:
             apart.append(Apart((file,), str(error)))
     runs, conflicting = merge(results)
+    runs = [replace(run, about=together([abouts[file] for file in run.files])) for run in runs]
     return runs, apart + conflicting
 
 
 def find(paths: Iterable[Path | str]) -> tuple[list[Path], list[Apart]]:
-    """The given files, whatever their names, and every result.json under the given folders; each file once.
+    """The given files, whatever their names, and every result.json and submission under the given folders; each once.
 
     Links to folders are followed. Folders that cannot be listed are set apart. Raises InputError for a path that does
     not exist.
@@ -76,6 +83,31 @@ def find(paths: Iterable[Path | str]) -> tuple[list[Path], list[Apart]]:
         for file in _below(path, apart) if os.path.isdir(path) else [path]:
             found.setdefault(os.path.realpath(file), file)
     return list(found.values()), apart
+
+
+def load(file: Path) -> tuple[Result, About]:
+    """The result in a result file or a submission, and what is told with it. Raises InputError where it cannot be
+    read or ranked."""
+    if _is_submission(file):
+        submitted = submission.read(file)
+        result, about = submitted.result, submitted.about
+    else:
+        result, about = Result.load(file), UNKNOWN
+    check_rankable(result, file)
+    return result, about
+
+
+def check_rankable(result: Result, file: Path) -> None:
+    """Raise InputError where a result lacks an arm that DDRS needs, or contradicts its configuration."""
+    if missing := [name for name in NEEDED if name not in result.arms]:
+        raise InputError(f"{file} lacks the arm {missing[0]}, without which there is no DDRS: run the evaluation again")
+    for name, key in _CONFIGURED.items():
+        configured = _configured(result.config, key)
+        if configured not in (None, getattr(result, name)):
+            raise InputError(
+                f"{file} mixes two evaluations: its {name} is {getattr(result, name)!r}, and {configured!r} in its "
+                f"config ({key}); give the file as the evaluation wrote it"
+            )
 
 
 def merge(results: Iterable[tuple[Path, Result]]) -> tuple[list[Run], list[Apart]]:
@@ -120,18 +152,13 @@ def _merged(group: Sequence[tuple[Path, Result]]) -> Result:
     return replace(first, seeds=sorted(seeds), arms=arms)
 
 
-def _load(file: Path) -> Result:
-    result = Result.load(file)
-    if missing := [name for name in NEEDED if name not in result.arms]:
-        raise InputError(f"{file} lacks the arm {missing[0]}, without which there is no DDRS: run the evaluation again")
-    for name, key in _CONFIGURED.items():
-        configured = _configured(result.config, key)
-        if configured not in (None, getattr(result, name)):
-            raise InputError(
-                f"{file} mixes two evaluations: its {name} is {getattr(result, name)!r}, and {configured!r} in its "
-                f"config ({key}); give the file as the evaluation wrote it"
-            )
-    return result
+def _is_submission(file: Path) -> bool:
+    if file.name != FILE and _submitted(file.parent, file.name):
+        return True
+    try:
+        return submission.SCHEMA in file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # Result.load says it
+        return False
 
 
 def _configured(config: Any, key: str) -> Any:
@@ -153,5 +180,10 @@ def _below(folder: Path, apart: list[Apart]) -> Iterable[Path]:
             continue
         seen.add(os.path.realpath(place))
         folders.sort()
-        if FILE in files:
-            yield Path(place) / FILE
+        yield from (Path(place) / name for name in sorted(files) if name == FILE or _submitted(Path(place), name))
+
+
+def _submitted(place: Path, name: str) -> bool:
+    """Whether a file lies where submissions are kept, or is called like one."""
+    kept = place.absolute().name == SUBMISSIONS and name.endswith(".json") and not name.startswith(".")
+    return kept or _SUBMISSION.fullmatch(name) is not None

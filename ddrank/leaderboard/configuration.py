@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ddrank.leaderboard.portable import without_places
 from ddrank.result import Result
 
 # Keys of a result's config that do not change what one seed's accuracies mean. Paths among them: what lies there is
@@ -48,12 +50,12 @@ def configuration(result: Result) -> dict[str, str]:
     fields["data"] = str(result.distilled["sha256"])
     fields["teachers"] = str(result.distilled.get("teachers", ""))
     fields["arms"] = " ".join(f"{name}:{arm.source}" for name, arm in sorted(result.arms.items()))
-    return fields | {key: value for key, value in _leaves(result.config) if key not in fields}
+    return fields | {key: value for key, value in _settings(result) if key not in fields}
 
 
 def comparability(result: Result) -> dict[str, str]:
     """The settings that results of one ranking have in common besides their dataset, IPC, model and protocol."""
-    return {key: value for key, value in _leaves(result.config) if key in CHOICES or key.startswith("model.")}
+    return {key: value for key, value in _settings(result) if key in CHOICES or key.startswith("model.")}
 
 
 def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:
@@ -80,6 +82,19 @@ def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:
 def printable(text: str) -> str:
     """`text` with control characters, line breaks and broken Unicode replaced: safe to show on a terminal."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def slugs(texts: Sequence[str], otherwise: str) -> list[str]:
+    """For each text a name of letters, digits, dots and hyphens, 'dm (aug=none)': 'dm-aug-none'; different ones.
+
+    `otherwise` is that of a text in which there are none of these.
+    """
+    names: list[str] = []
+    for text in texts:
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:100] or otherwise
+        number = 1 + sum(other == name or other.startswith(f"{name}_") for other in names)
+        names.append(name if number == 1 else f"{name}_{number}")
+    return names
 
 
 def _differing(configurations: Sequence[Mapping[str, str]]) -> list[str]:
@@ -109,6 +124,11 @@ def _telling(keys: Sequence[str], configurations: Sequence[Mapping[str, str]]) -
 
 def _count(configurations: Sequence[Mapping[str, str]], *keys: str) -> int:
     return len({tuple(entry.get(key) for key in keys) for entry in configurations})
+
+
+def _settings(result: Result) -> Iterator[tuple[str, str]]:
+    # Of a folder, its name counts and not where it lies: what is in it is told by the sha256.
+    return _leaves(without_places(result.config))
 
 
 def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -7,7 +7,6 @@ same in grey.
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ddrank import atomic
-from ddrank.leaderboard.configuration import printable
+from ddrank.leaderboard.configuration import printable, slugs
 from ddrank.leaderboard.labels import place_labels
 from ddrank.leaderboard.rank import Entry, Group, Ranking
 from ddrank.leaderboard.statistics import ddrs
@@ -46,9 +45,9 @@ _STYLE = {
 }
 
 
-def write(ranking: Ranking, folder: Path | str) -> list[Path]:
+def write(ranking: Ranking, folder: Path | str, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write every group's `plane` (IOR against HLR), `sweep` (ranks over w, of several entries) and `arms` (accuracies)
-    in each of FORMATS into `folder`. Returns the paths. Raises InputError when one cannot be written.
+    in each of `formats` into `folder`. Returns the paths. Raises InputError when one cannot be written.
     """
     from matplotlib import rc_context
 
@@ -56,15 +55,21 @@ def write(ranking: Ranking, folder: Path | str) -> list[Path]:
     written = []
     with rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
-        for name, group in zip(_names(ranking.groups), ranking.groups, strict=True):
+        for name, group in zip(group_names(ranking.groups), ranking.groups, strict=True):
             for kind, draw in drawn.items():
                 if draw is sweep and len(group.entries) < 2:
                     continue
                 figure = draw(ranking, group)
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")  # it is the same for all formats
-                written += [_save(figure, Path(folder) / f"{name}-{kind}.{form}") for form in FORMATS]
+                written += [_save(figure, Path(folder) / f"{name}-{kind}.{form}") for form in formats]
     return written
+
+
+def group_names(groups: Sequence[Group]) -> list[str]:
+    """A name for each group, of letters, digits, dots and hyphens: 'digits-ipc1-convnet3-strict'; different ones."""
+    parts = ((group.dataset, f"ipc{group.ipc}", group.model, group.protocol, group.variant) for group in groups)
+    return slugs(["-".join(filter(None, names)) for names in parts], "group")
 
 
 def plane(ranking: Ranking, group: Group) -> Any:
@@ -234,17 +239,6 @@ def _title(figure: Any, group: Group, below: str = "") -> None:
 def _short(name: str) -> str:
     name = printable(name)
     return name if len(name) <= 28 else f"{name[:27]}…"
-
-
-def _names(groups: Sequence[Group]) -> list[str]:
-    """A file name for each group, of letters, digits, dots and hyphens; different ones."""
-    names: list[str] = []
-    for group in groups:
-        parts = (group.dataset, f"ipc{group.ipc}", group.model, group.protocol, group.variant)
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(filter(None, parts))).strip("-.")[:100] or "group"
-        number = 1 + sum(other == name or other.startswith(f"{name}_") for other in names)
-        names.append(name if number == 1 else f"{name}_{number}")
-    return names
 
 
 def _figure(width: float, height: float) -> Any:

@@ -253,7 +253,10 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _nothing(paths: Sequence[Path], apart: Sequence[Apart]) -> str:
     where = ", ".join(map(str, paths)) or "no path"
     if not apart:
-        return f"there is no result.json in {where}: give the folder of finished runs, or evaluate a method first"
+        return (
+            f"there is no result.json in {where} and no submission: give the folder of finished runs, or evaluate a "
+            "method first"
+        )
     if len(apart) == 1:
         return apart[0].sentence
     return f"none of the result files in {where} can be ranked; the first: {apart[0].sentence}"

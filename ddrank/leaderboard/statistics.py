@@ -190,8 +190,12 @@ class Places:
     every place that its ties leave open: 1 + (methods told apart above it) to methods - (methods told apart below it).
     Without the second part, intervals would hold the true places of nearly equal methods too seldom (Xie, Singh and
     Zhang 2009); with it, all of a group hold theirs with probability 95 % (Klein, Wright and Wieczorek 2020).
+    In simulations (8 methods, 5 seeds) the intervals of a group all hold at once in 95 % of cases where methods are
+    equal, in 99 % and more where they differ.
     `first` (methods,): the share of resamplings in which the method is first, equal ones sharing it; NaN for a method
-    with one seed, which does not take part in it.
+    with one seed, which does not take part in it. It is as often true as it says where methods differ by several
+    standard errors. Where all are nearly equal it promises too much: with true means that spread by 1 standard error,
+    what is said to be first with 0.69 is so in 0.6 of cases, with 0.5 standard errors in 0.4. The ties tell of that.
     `apart` (methods, methods): which pairs are told apart.
     """
 

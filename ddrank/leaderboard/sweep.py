@@ -13,12 +13,13 @@ from ddrank.leaderboard.collect import FILE
 
 
 class PrintRanking(Callback):
-    """After a multirun: prints the ranking of the sweep's results and writes it into the sweep's folder."""
+    """After a multirun: prints the ranking of the sweep's results, writes it into the sweep's folder, and logs it."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Rank what lies under hydra.sweep.dir, at score.w and score.g. Says what is wrong and never raises."""
         if config.plan:
             return
+        from ddrank.build import build
         from ddrank.leaderboard.rank import Ranking
         from ddrank.leaderboard.report import complain, report  # only now: every command would wait for rich
 
@@ -26,7 +27,9 @@ class PrintRanking(Callback):
             folder = Path(config.hydra.sweep.dir)
             if sentence := _unfinished(folder):
                 complain(sentence)
-            report(Ranking.from_runs([folder], w=config.score.w, g=config.score.g), folder)
+            ranking = Ranking.from_runs([folder], w=config.score.w, g=config.score.g)
+            report(ranking, folder)
+            build(config.logger, "logger").ranking(ranking, folder)
         except InputError as error:
             complain(str(error))
         except Exception as error:  # the results are safe on disk: a sweep must not end in a traceback

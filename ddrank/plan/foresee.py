@@ -82,17 +82,16 @@ def _best(number: int, count: int) -> list[dict[str, Any]]:
 
 def _certain(task: Task, found: bool) -> Foreseen:
     trains = not found and (task.trains or task.assignment().weights is None)
-    return _foreseen(task, (digest(task.key),), task.about["lr"], found, trains)
+    return _foreseen(task, (digest(task.key),), task.key["lr"], found, trains)
 
 
 def _one_of(tasks: tuple[Task, ...], store: Store) -> Foreseen:
     """One of several tasks, which differ by their learning rates."""
     keys = tuple(dict.fromkeys(digest(task.key) for task in tasks))
     found = all(store.lookup(task.key, report=False) is not None for task in tasks)
-    lr = tasks[0].about["lr"] if len(keys) == 1 else None
+    lr = tasks[0].key["lr"] if len(keys) == 1 else None
     return _foreseen(tasks[0], keys, lr, found, tasks[0].trains and not found)
 
 
 def _foreseen(task: Task, keys: tuple[str, ...], lr: float | None, found: bool, trains: bool) -> Foreseen:
-    about = task.about
-    return Foreseen((about["arm"],), about["seed"], lr, about["measures"], keys, found, trains, task)
+    return Foreseen((task.about["arm"],), task.key["seed"], lr, task.about["what"], keys, found, trains, task)

@@ -15,10 +15,15 @@ class Preview(Store):
     """A store that is read and never written: what has to be computed stays in memory, for as long as this does."""
 
     def __init__(self, root: Path | str):
-        self.root = Path(root)
+        self.root, self.used = Path(root), set()  # the folder is not made
         self._computed: dict[str, dict[str, Tensor]] = {}
 
-    def tensors(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def tensors(
+        self,
+        key: Mapping[str, Any],
+        compute: Callable[[], Mapping[str, Tensor]],
+        about: Mapping[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
         if (found := self.find_tensors(key)) is not None:
             return found
         name = digest(key)
@@ -30,10 +35,14 @@ class Preview(Store):
         found = self.lookup(key)
         return compute() if found is None else found
 
-    def keep(self, key: Mapping[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    def keep(
+        self, key: Mapping[str, Any], value: dict[str, Any], about: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         return value
 
-    def keep_tensors(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def keep_tensors(
+        self, key: Mapping[str, Any], tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
+    ) -> None:
         self._computed[digest(key)] = dict(tensors)
 
     def drop_tensors(self, key: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from ddrank import atomic
 from ddrank.data.readers.decode import SUFFIXES
 from ddrank.data.readers.tensors import reason
 from ddrank.errors import InputError
+from ddrank.store.entry import sha256_of
 
 CACHE = Path("store/downloads")
 _KINDS = (".safetensors", ".pt", ".pth", ".npz", ".npy", ".parquet", ".arrow", *SUFFIXES)
@@ -65,15 +66,6 @@ def local(source: Path | str, cache: Path | str | None, beside: Callable[[str], 
     }
     atomic.write_bytes(index, json.dumps({"url": source, "files": files}, indent=1).encode())
     return _folder(files, cache, source)
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(_MEGABYTE):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

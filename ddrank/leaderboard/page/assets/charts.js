@@ -1,0 +1,105 @@
+// The charts, drawn by Vega-Lite. Colours are the style's variables, so that dark mode and print need no other charts.
+
+const COLOURS = 8; // --s0 to --s7
+const SHAPES = [
+  ...["circle", "square", "triangle-up", "diamond"],
+  ...["triangle-down", "cross", "triangle-right", "triangle-left"],
+];
+const MOST_NAMED = 16; // entries that have a colour and a name; the best come first
+const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+const NAME = { type: "text", cursor: "pointer", fontWeight: { expr: "datum.chosen ? 'bold' : 'normal'" } };
+const views = {}; // by chart: what it was drawn for, and its Vega view
+
+const CONFIG = {
+  background: null,
+  font: FONT,
+  aria: false, // the element around it says what it is
+  view: { stroke: null },
+  axis: {
+    labelColor: "var(--soft)",
+    titleColor: "var(--soft)",
+    titleFontWeight: "normal",
+    titleFontSize: 12,
+    labelFontSize: 11,
+    domainColor: "var(--line)",
+    tickColor: "var(--line)",
+    grid: false,
+    tickSize: 4,
+  },
+  text: { color: "var(--ink)", fontSize: 11.5 },
+  rule: { color: "var(--soft)" },
+};
+
+/** Draw every chart for `rows` (best first), or bring what is drawn up to date. */
+function drawCharts(rows, on) {
+  if (!window.vegaEmbed) return;
+  const named = rows.filter((row, place) => place < MOST_NAMED || row.id === state.selected);
+  draw("plane", planeSpec, planeData(rows, named), on);
+  document.getElementById("bump-figure").hidden = rows.length < 2;
+  if (rows.length > 1) draw("bump", bumpSpec, bumpData(rows, named), on);
+  draw("arms", armsSpec, armsData(rows), on);
+}
+
+/** `frame` is what the chart is built for; `sets` change while it stays. */
+function draw(name, spec, { frame, sets }, on) {
+  const place = document.getElementById(name);
+  const width = Math.floor(place.clientWidth);
+  if (!width) return;
+  const drawnFor = JSON.stringify([width, frame]);
+  const known = views[name];
+  if (known?.drawnFor === drawnFor) {
+    known.sets = sets;
+    if (known.view) update(known);
+    return;
+  }
+  known?.view?.finalize();
+  const made = { drawnFor, sets, drawn: {}, view: null };
+  views[name] = made;
+  const options = { ast: true, actions: false, defaultStyle: false, renderer: "svg", tooltip: false, config: CONFIG };
+  const full = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", ...spec(width, frame) };
+  if (name === "plane") options.patch = withNames;
+  const inside = element("div", { "aria-hidden": "true" });
+  window.vegaEmbed(inside, full, options).then(({ view }) => {
+    if (views[name] !== made) return view.finalize();
+    made.view = view;
+    place.replaceChildren(inside);
+    listen(view, on);
+    return update(made);
+  });
+}
+
+/** Give the view what has changed, and let it draw if anything has. */
+function update(known) {
+  let changed = false;
+  for (const [name, values] of Object.entries(known.sets)) {
+    const before = known.drawn[name];
+    const text = before?.values === values ? before.text : JSON.stringify(values);
+    if (text !== before?.text) known.view.data(name, values);
+    changed ||= text !== before?.text;
+    known.drawn[name] = { values, text };
+  }
+  return changed && known.view.runAsync();
+}
+
+function listen(view, on) {
+  const id = (item) => item?.datum?.id ?? item?.datum?.datum?.id ?? null;
+  view.addEventListener("click", (_, item) => id(item) !== null && on.select(id(item)));
+  view.addEventListener("pointermove", (event, item) => on.hover(id(item), event));
+  view.addEventListener("pointerout", () => on.hover(null));
+}
+
+function marked(row) {
+  const chosen = row.id === state.selected;
+  return {
+    id: row.id,
+    colour: `var(--s${row.id % COLOURS})`,
+    shape: SHAPES[row.id % SHAPES.length],
+    chosen: Number(chosen),
+    raised: Number(chosen || row.id === hovered),
+    label: row.entry.name.length > 24 ? `${row.entry.name.slice(0, 23)}…` : row.entry.name,
+  };
+}
+
+function coloured(field) {
+  return { color: { field, type: "nominal", scale: null } };
+}

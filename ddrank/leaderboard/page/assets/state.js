@@ -1,0 +1,91 @@
+// What the reader has chosen. It lives in the address, so that a view can be shared.
+
+const content = JSON.parse(document.getElementById("content").textContent);
+const pictures = JSON.parse(document.getElementById("pictures").textContent);
+const { quantiles } = content;
+const FIELDS = ["dataset", "ipc", "model", "protocol"]; // with the variant, they name a group
+const COLUMNS = ["rank", "name", "ddrs", "ior", "hlr", "ars", "accuracy", "places", "first", "n"];
+const DESCENDING = ["ddrs", "ior", "ars", "accuracy", "first", "n"]; // where the best or most comes first
+const state = read(location.hash);
+
+/** The protocol as it is chosen: with what sets this group apart from others of the same title. */
+function protocolOf(group) {
+  return group.variant ? `${group.protocol} (${group.variant})` : group.protocol;
+}
+
+function fieldOf(group, field) {
+  return field === "protocol" ? protocolOf(group) : String(group[field]);
+}
+
+function titleOf(group) {
+  return `${group.dataset}, IPC ${group.ipc}, ${group.model}, protocol ${protocolOf(group)}`;
+}
+
+/** The group that agrees with `wanted` in the most fields, the first ones counting most. */
+function nearest(wanted, groups = content.groups) {
+  const agrees = (group, field) => Number(fieldOf(group, field) === wanted[field]);
+  const value = (group) => FIELDS.reduce((sum, field) => 2 * sum + agrees(group, field), 0);
+  return groups.reduce((best, group) => (value(group) > value(best) ? group : best));
+}
+
+function read(hash) {
+  const given = new URLSearchParams(hash.replace(/^#/, ""));
+  const group = nearest(Object.fromEntries(given));
+  const sort = given.get("sort") ?? "rank";
+  const column = sort.replace(/^-/, "");
+  const id = group.entries.findIndex((entry) => entry.name === given.get("entry"));
+  return {
+    group,
+    labels: given.get("labels") ?? "",
+    find: given.get("find") ?? "",
+    w: weight(given.get("w"), content.w),
+    g: weight(given.get("g"), content.g),
+    column: COLUMNS.includes(column) ? column : "rank",
+    descending: COLUMNS.includes(column) && sort.startsWith("-"),
+    selected: id < 0 ? null : id,
+    all: false,
+  };
+}
+
+function weight(text, otherwise) {
+  const value = Number.parseFloat(text);
+  return value >= 0 && value <= 1 ? value : otherwise;
+}
+
+function written() {
+  const { group, labels, find, w, g, column, descending, selected } = state;
+  const fields = Object.fromEntries(FIELDS.map((field) => [field, fieldOf(group, field)]));
+  const told = new URLSearchParams({ ...fields, w, g });
+  if (labels) told.set("labels", labels);
+  if (find) told.set("find", find);
+  if (column !== "rank" || descending) told.set("sort", (descending ? "-" : "") + column);
+  if (selected !== null) told.set("entry", group.entries[selected].name);
+  return `#${told}`;
+}
+
+/** Change the state and the address: a new step in the history, or the present one anew (while a slider moves). */
+function change(changes, step = true) {
+  Object.assign(state, changes);
+  const address = written();
+  if (address !== location.hash) history[step ? "pushState" : "replaceState"](null, "", address);
+}
+
+/** Rows as they are shown: without those that the filters hide, in the chosen order. */
+function arranged(rows) {
+  const words = state.find.trim().toLowerCase();
+  const value = {
+    rank: (row) => row.rank,
+    name: (row) => row.entry.name.toLowerCase(),
+    places: (row) => row.surety && row.surety.low * 1e6 + row.surety.high,
+    first: (row) => row.surety?.first,
+    n: (row) => row.entry.seeds.length,
+  };
+  const of = value[state.column] ?? ((row) => row[state.column]?.mean);
+  const sign = state.descending ? -1 : 1;
+  return rows
+    .filter((row) => !state.labels || row.entry.labels === state.labels)
+    .filter((row) => !words || row.entry.name.toLowerCase().includes(words))
+    .map((row) => [of(row) ?? null, row])
+    .sort(([one], [other]) => (one === null) - (other === null) || sign * inOrder(one, other)) // what lacks comes last
+    .map(([, row]) => row);
+}
