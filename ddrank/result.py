@@ -69,6 +69,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         content = {"schema": SCHEMA, **asdict(self)}
+        if not self.store:  # as of a result from before it was told, or one that travels
+            del content["store"]
         content["scores"] = {name: asdict(statistic) for name, statistic in self.scores.items()}
         return content
 

@@ -262,6 +262,13 @@ def test_an_interrupted_one_leaves_what_was_there(tmp_path, command, weights, so
     assert read_views(tmp_path / "mine/views") == views
 
 
+def test_what_a_killed_one_left_is_removed(tmp_path, command, weights, source):
+    (tmp_path / "mine/.views-abandoned").mkdir(parents=True)
+    (tmp_path / "mine/.views-abandoned/00000.safetensors").write_bytes(b"half of it")
+    assert command("distill", "relabel", "theirs", "mine", *TEACHER, "views=1").code == 0
+    assert [path.name for path in (tmp_path / "mine").glob("*views*")] == ["views"]
+
+
 # --- SRe2L's own ---
 
 

@@ -187,12 +187,15 @@ def write_views(
 ) -> Path:
     """Write `count` epochs as the folder `views` in the folder `beside`, whole or not at all. Returns its path.
 
-    What lies there already is replaced once all is written.
+    What lies there already is replaced once all is written. Nobody else may be writing there: what killed writers have
+    left is removed.
     """
     target = Path(beside) / FOLDER
     temporary, new = None, not target.parent.exists()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{FOLDER}-*"):
+            shutil.rmtree(left)
         temporary = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=target.parent))
         index = _write_shards(temporary, epochs, count)
         index |= {"schema": SCHEMA, "epochs": count, "frame": asdict(frame), "images": images, "about": about}

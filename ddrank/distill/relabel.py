@@ -23,6 +23,7 @@ from ddrank.data.readers import FORMATS, Found, is_url
 from ddrank.data.readers.fkd import FKD
 from ddrank.data.stored_views import FOLDER, LabelledBatch, StoredViews, images_digest, read_views, write_views
 from ddrank.distill.convert import read, refuse_overwriting
+from ddrank.distill.make import lock_key
 from ddrank.engine import Engine
 from ddrank.errors import InputError, UntrustedError
 from ddrank.progress import Display
@@ -53,9 +54,22 @@ def relabel(
     Returns the path of the file and the stored views, if there are any. Raises InputError when there is no teacher, the
     data cannot be read or be right, or `folder` holds files already and `config.overwrite` is false.
     """
-    method, wanted = config.method, config.relabel
     _check(config)
-    folder = _own_place(method.data) if folder is None else folder
+    folder = _own_place(config.method.data) if folder is None else folder
+    with store.lock(lock_key(folder)):
+        return _relabel(config, real, folder, ipc, engine, store, display)
+
+
+def _relabel(
+    config: DictConfig,
+    real: RealDataset,
+    folder: Path,
+    ipc: int | None,
+    engine: Engine,
+    store: Store,
+    display: Display,
+) -> tuple[Path, StoredViews | None]:
+    method, wanted = config.method, config.relabel
     names = (FILE, "grid.png", *([FOLDER] if wanted.views or wanted.fkd else []))
     refuse_overwriting(folder, names, config.overwrite)
     found, class_names, distilled = read(config, ipc)

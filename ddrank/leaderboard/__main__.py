@@ -12,7 +12,7 @@ from pathlib import Path
 from ddrank.errors import InputError
 from ddrank.leaderboard.configuration import printable
 from ddrank.leaderboard.rank import Ranking
-from ddrank.leaderboard.report import complain, report
+from ddrank.leaderboard.report import complain, escape_what_cannot_be_printed, report
 
 _SUBCOMMANDS = {
     "submit": "write a finished result as a submission to leaderboard/submissions",
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if argv and argv[0] in _SUBCOMMANDS:
+            escape_what_cannot_be_printed()
             import_module(f"ddrank.leaderboard.{argv[0]}").main(argv[1:])
             return 0
         options = _parser().parse_args(argv)

@@ -26,7 +26,7 @@ def portable(result: Result) -> Result:
         config["logger"] = {key: value for key, value in config["logger"].items() if key == "name"}
     known = schema()["$defs"]["result"]["properties"]["environment"]["properties"]
     environment = {key: value for key, value in result.environment.items() if key in known}
-    return replace(result, distilled=without_places(result.distilled), environment=environment, config=config)
+    return replace(result, distilled=without_places(result.distilled), environment=environment, config=config, store=[])
 
 
 def without_places(value: Any, path: bool = False) -> Any:

@@ -17,8 +17,7 @@ def report(ranking: Ranking, out: Path | None = None) -> None:
 
     Raises InputError when a file cannot be written; the table has been printed by then.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding lacks
+    escape_what_cannot_be_printed()
     terminal.show(ranking, Console(highlight=False))
     for note in ranking.notes:
         complain(note)
@@ -29,6 +28,12 @@ def report(ranking: Ranking, out: Path | None = None) -> None:
     if out is not None:
         for path in tables.write(ranking, out):
             print(f"written: {printable(str(path))}")
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let standard output show as escapes what its encoding lacks: names may hold anything."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def complain(sentence: str) -> None:
