@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -212,9 +213,8 @@ def test_short_fits_and_fits_without_checkpoints_leave_none(tmp_path):
 # --- through the command ---
 
 RUN = [
-    "model=mlp", "num_eval=1", "method=random", "method.labels=multi", "method.teachers=[mlp]", "criterion=kl",
-    "aug=crop_mixup", "engine.threads=1", "train.epochs=60", "train.step_size=30", "dataset.real.epochs=2",
-    "dataset.teacher.epochs=4", "protocol.lrs=[0.02]",
+    "model=mlp", "num_eval=1", "method=random", "aug=crop_mixup", "engine.threads=1", "train.epochs=60",
+    "train.step_size=30", "dataset.real.epochs=2", "protocol.lrs=[0.02]",
 ]  # fmt: skip
 EVERY = f"engine.checkpoint_every={ALWAYS}"
 
@@ -230,22 +230,43 @@ def measured(folder: Path) -> dict[str, float]:
     return {path.name: entry["value"]["accuracy"] for path, entry in entries}
 
 
+OFTEN = """
+from ddrank import checkpoint
+from ddrank.criteria import CrossEntropy
+
+checkpoint.WRITING_SHARE = 0
+
+class Often(CrossEntropy):
+    \"""Wherever it is at work, in workers too, a checkpoint is due however long writing one takes.\"""
+"""
+
+
+@pytest.fixture
+def often(tmp_path, monkeypatch) -> str:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/often.py").write_text(OFTEN)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"), prepend=os.pathsep)
+    return "criterion._target_=often.Often"
+
+
 @pytest.mark.filterwarnings("error::ddrank.errors.StoreWarning")
-def test_a_run_killed_twice_ends_with_the_accuracies_of_an_undisturbed_one(command, tmp_path):
-    assert command("run", *RUN, "engine.workers=1", "paths.store=other").code == 0
+def test_a_run_killed_twice_ends_with_the_accuracies_of_an_undisturbed_one(command, tmp_path, often):
+    settings = [*RUN, often]
+    assert command("run", *settings, "engine.workers=1", "paths.store=other").code == 0
     for share in (0.3, 0.7):
         running = subprocess.Popen(
-            [sys.executable, "-m", "ddrank.run", *RUN, "engine.workers=2", EVERY],
+            [sys.executable, "-m", "ddrank.run", *settings, "engine.workers=2", EVERY],
             cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 200
         while not any(60 * share <= epoch for epoch in under_way(tmp_path).values()) and time.monotonic() < deadline:
-            time.sleep(0.005)
+            time.sleep(0.02)
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, running.stderr.read()
     left = max(under_way(tmp_path).values())
     assert left >= 42
-    resumed = command("run", *RUN, "engine.workers=1")
+    resumed = command("run", *settings, "engine.workers=1")
     assert resumed.code == 0, resumed.err
     assert f"going on in epoch {left + 1} of 60" in resumed.err
     undisturbed, killed = results(tmp_path)
@@ -257,7 +278,8 @@ def test_a_run_killed_twice_ends_with_the_accuracies_of_an_undisturbed_one(comma
 def test_a_teacher_goes_on_too(command, tmp_path, monkeypatch):
     from ddrank import progress
 
-    short = [*RUN, "engine.workers=1", "train.epochs=2"]
+    taught = ["method.labels=multi", "method.teachers=[mlp]", "criterion=kl", "dataset.teacher.epochs=4"]
+    short = [*RUN, *taught, "engine.workers=1", "train.epochs=2"]
     assert command("run", *short, "paths.store=other").code == 0
     advance = progress.Activity.advance
 

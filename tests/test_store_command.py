@@ -325,9 +325,8 @@ def test_checkpoints_of_trainings_are_seen_checked_and_dropped_when_they_are_don
         checkpoints.append(store.checkpoint(key, {"arm": "real_hard", "dataset": "digits", "model": "mlp"}))
         checkpoints[-1].keep({"network": torch.zeros(9)})
     rows = listed(call("ls", "--kind", "training", "--json"))
-    assert [(row["what"], row["lr"], row["seed"]) for row in rows] == [
-        ("real_hard, mlp", 0.1, 0), ("real_hard, mlp", 0.1, 1), ("real_hard, mlp", 0.1, 2),
-    ]  # fmt: skip
+    assert {(row["what"], row["lr"]) for row in rows} == {("real_hard, mlp", 0.1)}
+    assert sorted(row["seed"] for row in rows) == [0, 1, 2]
     assert call("verify").code == 0
     assert "holds no such entry" in call("export", "moved.tar", "--kind", "training").sentence()
     store.keep(checkpoints[0].key, {"accuracy": 0.5})  # by a job that was killed before it removed its checkpoint

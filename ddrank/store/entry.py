@@ -138,6 +138,8 @@ def check_archive(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} in it does not fit")
+            if any(part.external_attr for part in archive.infolist()):  # torch reads nothing from a "folder"
+                raise ValueError("it has attributes that torch never gives")
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 raise ValueError("it is no checkpoint")
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
