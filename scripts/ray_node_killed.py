@@ -2,9 +2,8 @@
 
     python scripts/ray_node_killed.py FOLDER method=random seed=range(6) num_eval=1 ...
 
-The sweep's own files come into FOLDER, where the same command without `hydra/launcher=ray` and with the same store must
-find what had finished. Prints what the sweep said, and ends with its exit status: 0 where Ray ran the lost jobs again on
-the other node, 3 where some were lost.
+What the sweep leaves lies in FOLDER: the same command there, on whatever engine, completes it. Prints what the sweep
+said and ends with its exit status: 0 where Ray ran the lost jobs again on the other node, 3 where some were lost.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ def main() -> None:
 
 
 def sweep_with_a_node_killed(folder: Path, settings: list[str], after: float = 1.0) -> tuple[str, int]:
-    """Run `python -m ddrank.run -m *settings` in `folder` on two nodes, and kill one `after` seconds from when a job runs
-    on each. Returns what the command printed on standard error, and its exit status."""
+    """Run the sweep of `settings` in `folder` on two nodes, and kill one `after` seconds from when a job runs on each.
+
+    Returns what the command printed on standard error, and its exit status.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 

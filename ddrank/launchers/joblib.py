@@ -61,8 +61,8 @@ def _pooled(sweep: Sweep, waiting: deque[Job], at_once: int) -> Generator[tuple[
     try:
         while waiting or at_work:
             while waiting and len(at_work) < at_once:
-                job = waiting.popleft()
-                at_work[pool.submit(sweep.run, job)] = job
+                at_work[pool.submit(sweep.run, waiting[0])] = waiting[0]
+                waiting.popleft()
             ended, _ = wait(at_work, return_when=FIRST_COMPLETED)
             for future in ended:
                 loss = future.result()
@@ -70,5 +70,5 @@ def _pooled(sweep: Sweep, waiting: deque[Job], at_once: int) -> Generator[tuple[
     except BrokenProcessPool:
         return at_work.values()
     finally:
-        pool.shutdown(kill_workers=True)
+        pool.shutdown(kill_workers=bool(at_work))
     return ()

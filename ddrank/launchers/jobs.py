@@ -23,7 +23,6 @@ from omegaconf import DictConfig, open_dict
 
 from ddrank.crew import SHARE
 from ddrank.errors import InputError
-from ddrank.progress import duration
 
 LOG = "log.txt"
 
@@ -62,6 +61,9 @@ class Sweep:
             os.environ[variable] = str(self.cores)
         try:
             os.chdir(self.folder)
+        except OSError as error:
+            return Loss(f"there is no {self.folder} there ({error.strerror}): start sweeps in a folder that all have")
+        try:
             Singleton.set_state(self.state)
             setup_globals()
             config = self.context.config_loader.load_sweep_config(self.config, list(job.overrides))
@@ -76,8 +78,6 @@ class Sweep:
                     job_dir_key="hydra.sweep.dir",
                     job_subdir_key="hydra.sweep.subdir",
                 ).return_value
-        except FileNotFoundError as error:
-            return Loss(f"{error.filename} does not exist there: start sweeps in a folder that all machines share")
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             return Loss(f"{type(error).__name__}: {error}")
@@ -121,6 +121,8 @@ class Jobs(Launcher):
     def _report(self, job: Job, loss: Loss | None, ended: int, count: int, seconds: float) -> None:
         if loss:
             self.task.lost[job.number] = loss
+        from ddrank.progress import duration  # only now: every command would wait for rich
+
         said = f"lost: {' '.join(loss.why.split())}" if loss else f"done, {duration(seconds)} after the start"
         hence = f"  ({duration(seconds / ended * (count - ended))} left)" if ended < count else ""
         _say(f"[{ended:>{len(str(count))}}/{count}] job {job.number} ({job.name}) {said}{hence}")

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import submitit
 
 _SHARED = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name")  # by executors
-_TICK = 0.2  # seconds between two looks for results
-_QUEUE_TICK = 5.0  # seconds between two looks at the queue of Slurm
 _PATIENCE = 20.0  # seconds until what a job has written is seen through a network file system
 
 
@@ -30,6 +28,7 @@ class _Submitit(Jobs):
     """Jobs as processes of their own, which leave their results as files in the sweep's folder."""
 
     needs, extra, cluster = "submitit", "slurm", ""
+    tick = 0.2  # seconds between two looks for ends
 
     def __init__(self, submitit_folder: str, cpus_per_task: int, **settings: Any):
         self._folder, self._cpus = submitit_folder, cpus_per_task
@@ -46,7 +45,7 @@ class _Submitit(Jobs):
                     at_work[handle] = job
                 for handle in [handle for handle in at_work if self.ended(handle)]:
                     yield at_work.pop(handle), self._outcome(handle)
-                time.sleep(_TICK)
+                time.sleep(self.tick)
         finally:
             for handle in at_work:
                 handle.cancel(check=False)
@@ -128,10 +127,11 @@ class SubmititSlurm(_Submitit):
     """An array of Slurm jobs, of which Slurm runs `array_parallelism` at once at most."""
 
     option, cluster = "submitit_slurm", "slurm"
+    tick = 3.0
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self._queue: set[str] | None = None
+        self._queue: frozenset[str] | None = frozenset()
         self._looked = 0.0
         self._gone: dict[str, float] = {}
 
@@ -151,18 +151,18 @@ class SubmititSlurm(_Submitit):
             raise InputError(f"Slurm refuses the jobs: {' '.join(str(error).split())}; see hydra.launcher.*") from error
 
     def ended(self, handle: submitit.Job) -> bool:
-        if handle.paths.result_pickle.exists():
-            return True
-        if self._queued(handle.job_id):
+        queue = self._jobs_of_slurm()
+        if queue is None or handle.job_id in queue:
             self._gone.pop(handle.job_id, None)
             return False
-        return time.monotonic() - self._gone.setdefault(handle.job_id, time.monotonic()) > _PATIENCE
+        gone = self._gone.setdefault(handle.job_id, time.monotonic())
+        return handle.paths.result_pickle.exists() or time.monotonic() - gone > _PATIENCE
 
-    def _queued(self, job_id: str) -> bool:
-        """Whether a job waits or runs, by squeue, which needs no accounting; while that does not answer, it does."""
-        if time.monotonic() - self._looked > _QUEUE_TICK:
-            command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %A"]
+    def _jobs_of_slurm(self) -> frozenset[str] | None:
+        """The user's jobs that wait or run, by squeue, which needs no accounting; None while Slurm does not answer."""
+        if time.monotonic() - self._looked > self.tick:
+            command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"]
             asked = subprocess.run(command, capture_output=True, text=True, check=False)
-            self._queue = None if asked.returncode else set(asked.stdout.split())
+            self._queue = None if asked.returncode else frozenset(asked.stdout.split())
             self._looked = time.monotonic()
-        return self._queue is None or job_id in self._queue
+        return self._queue
