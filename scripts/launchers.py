@@ -46,11 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("launchers", nargs="*", default=list(LAUNCHERS), help="by default all")
     parser.add_argument("--methods", default="dm,random,herding")
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--full", action="store_true", help="the default settings instead of short trainings")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more settings, of all sweeps")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="launchers-"))
+    seeds = f"seed=range({given.seeds})"
     settings = [f"method={given.methods}", *JOBS, *(() if given.full else SHORT), *given.set]
     prepare(folder, settings)
     seconds, found = {}, {}
@@ -58,7 +60,7 @@ def main() -> None:
         if lacking := missing(name):
             print(f"{name}: left out, {lacking}")
             continue
-        seconds[name], found[name] = swept(folder, name, settings)
+        seconds[name], found[name] = swept(folder, name, [*settings, seeds])
     report(seconds, found)
 
 
@@ -84,7 +86,7 @@ def swept(folder: Path, launcher: str, settings: list[str]) -> tuple[float, dict
     shutil.rmtree(place, ignore_errors=True)
     began = time.monotonic()
     own = [f"paths.store={place}/store", f"paths.runs={place}/runs", f"paths.distilled={folder}/distilled"]
-    said = ran(["-m", *settings, "seed=range(4)", *own, f"hydra/launcher={launcher}", *LAUNCHERS[launcher]])
+    said = ran(["-m", *settings, *own, f"hydra/launcher={launcher}", *LAUNCHERS[launcher]])
     took = time.monotonic() - began
     said += "".join(log.read_text() for log in place.rglob("log.txt"))
     trained = sum(int(count) for count in re.findall(r"trained (\d+) students", said))

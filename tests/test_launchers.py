@@ -64,7 +64,7 @@ def test_the_same_results_as_the_basic_launcher(process, command, tmp_path, engi
     assert swept.code == 0, swept.err
     assert "rank" in swept.out
     assert "2 jobs" in swept.err
-    assert "accuracies are fractions" not in swept.out + swept.err  # what jobs print is not mixed up in a terminal
+    assert "real training set, hard labels" not in swept.out + swept.err  # jobs print into files of their own
     assert command("run", *SWEEP).code == 0
     ours, basic = ({result["seeds"][0]: result for result in results(tmp_path / name)} for name in ("swept", "runs"))
     assert sorted(ours) == [0, 1]
@@ -73,7 +73,7 @@ def test_the_same_results_as_the_basic_launcher(process, command, tmp_path, engi
             assert ours[seed][part] == result[part]
     logs = [path.read_text() for path in tmp_path.glob("swept/sweeps/*/*/log.txt")]
     assert len(logs) == 2
-    assert all("accuracies are fractions" in log for log in logs)
+    assert all("real training set, hard labels" in log for log in logs)
     entries = [
         sorted(path.name for path in (tmp_path / name / "measurements").rglob("*")) for name in ("store", "other")
     ]
