@@ -124,6 +124,10 @@ class _Job:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"lost": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        warnings.formatwarning = _warning
+
 
 def _mendable(error: Exception) -> str:
     """What to mend, where `error` is one of those that the user can mend; else nothing."""

@@ -143,7 +143,8 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(command, monkey
 
 
 def test_settings_that_no_launcher_has_are_refused(command):
-    assert "n_jobs" in command("run", *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0").sentence()
+    sentence = command("run", *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0").sentence()
+    assert sentence.startswith("ddrank: hydra.launcher.n_jobs is 0, expected a number of 1 or more")
     assert (
         "hydra.launcher.njobs" in command("run", *SWEEP, "hydra/launcher=joblib", "hydra.launcher.njobs=2").sentence()
     )

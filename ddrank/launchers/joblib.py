@@ -12,6 +12,8 @@ from ddrank.crew import cores
 from ddrank.errors import InputError
 from ddrank.launchers.jobs import Job, Jobs, Loss, Sweep
 
+_KILLED = Loss("its process was killed, twice (if memory was short: a smaller hydra.launcher.n_jobs)")
+
 
 class Joblib(Jobs):
     """Runs `n_jobs` jobs at once (-1: as many as cores), each with its part of the cores.
@@ -23,9 +25,12 @@ class Joblib(Jobs):
     option, needs, extra = "joblib", "joblib", "joblib"
 
     def __init__(self, n_jobs: int = -1):
+        self._n_jobs = n_jobs
+
+    def check(self) -> None:
+        n_jobs = self._n_jobs
         if not isinstance(n_jobs, int) or (n_jobs < 1 and n_jobs != -1):
             raise InputError(f"hydra.launcher.n_jobs is {n_jobs}, expected a number of 1 or more, or -1 for all cores")
-        self._n_jobs = n_jobs
 
     def place(self, count: int) -> str:
         at_once, share = self._division(count)
@@ -38,11 +43,9 @@ class Joblib(Jobs):
         while waiting:
             again += yield from _pooled(sweep, waiting, at_once)
         for job in again:
-            if (yield from _pooled(sweep, deque([job]), 1)):
-                yield (
-                    job,
-                    Loss("its process was killed, twice (if memory was short: a smaller hydra.launcher.n_jobs)"),
-                )
+            died = yield from _pooled(sweep, deque([job]), 1)
+            if died:
+                yield job, _KILLED
 
     def _division(self, count: int) -> tuple[int, int]:
         """How many of `count` jobs run at once, and how many cores each has."""

@@ -96,6 +96,7 @@ class Jobs(Launcher):
                 f"hydra/launcher={self.option} needs the package {self.needs}, which is not installed: "
                 f"pip install 'ddrank[{self.extra}]'"
             )
+        self.check()
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -126,6 +127,10 @@ class Jobs(Launcher):
         said = f"lost: {' '.join(loss.why.split())}" if loss else f"done, {duration(seconds)} after the start"
         hence = f"  ({duration(seconds / ended * (count - ended))} left)" if ended < count else ""
         _say(f"[{ended:>{len(str(count))}}/{count}] job {job.number} ({job.name}) {said}{hence}")
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse settings that cannot be meant. Raises InputError."""
 
     @abstractmethod
     def place(self, count: int) -> str:

@@ -29,6 +29,11 @@ class Ray(Jobs):
     def __init__(self, ray: DictConfig):
         self._init, self._remote = (OmegaConf.to_container(part, resolve=True) for part in (ray.init, ray.remote))
 
+    def check(self) -> None:
+        cpus = self._remote.get("num_cpus")
+        if not isinstance(cpus, int | float) or cpus <= 0:
+            raise InputError(f"hydra.launcher.ray.remote.num_cpus is {cpus}, expected a number above 0")
+
     def place(self, count: int) -> str:
         asked = ", ".join(f"{name}={self._remote[name]:g}" for name in _ASKED if self._remote.get(name))
         return f"given to Ray at {self._init.get('address') or 'this machine'}, each with {asked}"
@@ -41,19 +46,25 @@ class Ray(Jobs):
         ours = not ray.is_initialized()
         try:
             if ours:
-                ray.init(**self._init)
+                self._start()
             self._refuse_impossible(ray.cluster_resources())
             sweep, run = ray.put(self.sweep(max(1, int(self._remote["num_cpus"])))), ray.remote(**self._remote)(_run)
             at_work = {run.remote(sweep, job): job for job in jobs}
             while at_work:
                 (reference, *_), _ = ray.wait(list(at_work), num_returns=1)
                 yield at_work.pop(reference), _outcome(reference)
-        except (ConnectionError, ray.exceptions.RaySystemError) as error:
-            sentence = " ".join(str(error).split())
-            raise InputError(f"Ray cannot be reached ({sentence}): see hydra.launcher.ray.init") from error
         finally:
             if ours:
                 ray.shutdown()
+
+    def _start(self) -> None:
+        import ray
+
+        try:
+            ray.init(**self._init)
+        except (ConnectionError, TypeError, ValueError) as error:
+            sentence = " ".join(str(error).split())
+            raise InputError(f"Ray cannot be used ({sentence}): see hydra.launcher.ray.init") from error
 
     def _refuse_impossible(self, cluster: dict[str, float]) -> None:
         """Ray would wait for ever on a machine of its own that lacks what a job asks for."""

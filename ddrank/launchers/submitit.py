@@ -37,6 +37,10 @@ class _Submitit(Jobs):
             for name, value in settings.items()
         }
 
+    def check(self) -> None:
+        if not isinstance(self._cpus, int) or self._cpus < 1:
+            raise InputError(f"hydra.launcher.cpus_per_task is {self._cpus}, expected a number of 1 or more")
+
     def outcomes(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Loss | None], None, None]:
         waiting, at_work = deque(jobs), {}
         try:
