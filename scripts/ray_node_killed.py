@@ -34,9 +34,9 @@ def sweep_with_a_node_killed(folder: Path, settings: list[str], after: float = 1
     from ray.cluster_utils import Cluster
 
     folder.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        doomed, _ = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        doomed = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         launcher = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={cluster.address}"]
         with tempfile.TemporaryFile("w+") as said:

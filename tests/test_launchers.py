@@ -36,15 +36,15 @@ SWEEP = ("-m", *QUICK_SELECTION, "method=random", "seed=0,1", "logger=none")
 
 @pytest.fixture
 def dying(tmp_path):
-    """Call tests/dying.py: dying({1: "killed"}, "seed=range(3)", ...) -> Outcome."""
+    """Call tests/dying.py with two cores at most: dying({1: "killed"}, "seed=range(3)", ...) -> Outcome."""
 
-    def call(ends: dict[int, str], *arguments: str, **variables: str) -> Outcome:
+    def call(ends: dict[int, str], *arguments: str) -> Outcome:
         (tmp_path / "ends").write_text("".join(f"{seed} {end}\n" for seed, end in ends.items()))
         paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [sys.executable, str(HERE / "dying.py"), "-m", *arguments],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | variables,
+            env=os.environ | {"PYTHONPATH": paths, SHARE: "2"},
             capture_output=True,
             text=True,
             check=False,
@@ -90,6 +90,9 @@ def test_a_job_that_is_lost_costs_no_other_and_the_next_run_completes_it(dying, 
         assert f"job {number} (seed={number}) lost: " in outcome.err
         assert why in outcome.err
     assert "job 1 (seed=1) lost: " in outcome.err
+    logs = [path.read_text() for path in tmp_path.glob("runs/sweeps/*/*/log.txt")]
+    assert len(logs) == 5
+    assert all("has 1 cores" in log for log in logs)  # the two are divided
     shutil.rmtree(tmp_path / "done")
     again = dying({}, "seed=range(5)", *engine)
     assert again.code == 0, again.err
@@ -104,25 +107,14 @@ def test_a_sweep_on_the_basic_launcher_goes_on_too(dying, tmp_path):
     assert done(tmp_path) == [2]
 
 
-def test_jobs_that_bad_input_keeps_from_being_done_are_to_be_mended(dying):
+def test_jobs_that_bad_input_keeps_from_being_done_are_to_be_mended(dying, tmp_path):
     outcome = dying({1: "refuses"}, "seed=range(3)", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     assert outcome.code == 2
     assert "1 of the sweep's jobs could not be done (1)" in outcome.err
     assert "Traceback" not in outcome.err
-
-
-def test_cores_are_divided_between_jobs(dying, tmp_path):
-    together = min(2, cores())
-    for n_jobs, each in ((1, together), (3, 1)):
-        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
-        shutil.rmtree(tmp_path / "done", ignore_errors=True)
-        outcome = dying(
-            {}, f"seed=range({n_jobs})", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}", **{SHARE: "2"}
-        )
-        assert outcome.code == 0, outcome.err
-        logs = [path.read_text() for path in tmp_path.glob("runs/sweeps/*/*/log.txt")]
-        assert len(logs) == n_jobs
-        assert all(f"has {each} cores" in log for log in logs)
+    logs = [path.read_text() for path in tmp_path.glob("runs/sweeps/*/*/log.txt")]
+    assert len(logs) == 3
+    assert all(f"has {min(2, cores())} cores" in log for log in logs)  # one job at a time has all
 
 
 def test_a_share_of_the_cores_is_never_more_than_there_are(monkeypatch):
