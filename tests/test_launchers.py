@@ -17,13 +17,15 @@ from ddrank.crew import SHARE, cores
 
 HERE = Path(__file__).parent
 RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (ddrank[ray])")
+NO_SUBMITIT = importlib.util.find_spec("submitit") is None
+SUBMITIT = pytest.mark.skipif(NO_SUBMITIT, reason="submitit is not installed (ddrank[slurm])")
 SLURM = pytest.mark.skipif(
-    not (shutil.which("sbatch") and os.environ.get("SLURM_CONF")),
+    NO_SUBMITIT or not (shutil.which("sbatch") and os.environ.get("SLURM_CONF")),
     reason="no Slurm: bash scripts/slurm_one_node.sh start DIR; export SLURM_CONF=DIR/slurm.conf",
 )
 ENGINES = [
     pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), id="joblib"),
-    pytest.param(("hydra/launcher=submitit_local",), id="submitit_local"),
+    pytest.param(("hydra/launcher=submitit_local",), id="submitit_local", marks=SUBMITIT),
     pytest.param(("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"), id="ray", marks=RAY),
     pytest.param(
         ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2"),
