@@ -33,11 +33,12 @@ SHORT = (
     "dataset.teacher.epochs=3",
 )
 LAUNCHERS = {
-    "basic": (),
-    "joblib": ("hydra.launcher.n_jobs=2",),
-    "submitit_local": (),
-    "ray": (),
-    "submitit_slurm": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=3"),
+    "basic": ("hydra/launcher=basic",),
+    "basic, one worker": ("hydra/launcher=basic", "engine.workers=1"),  # one student after the other
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit_local": ("hydra/launcher=submitit_local",),
+    "ray": ("hydra/launcher=ray",),
+    "submitit_slurm": ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=3"),
 }
 HOST = ("processor", "cores", "workers", "threads")  # of a result's environment
 
@@ -82,11 +83,11 @@ def prepare(folder: Path, settings: list[str]) -> None:
 
 def swept(folder: Path, launcher: str, settings: list[str]) -> tuple[float, dict[str, Any]]:
     """Run the sweep. Returns the wall time of the command in seconds, and its results by method, IPC and seed."""
-    place = folder / launcher
+    place = folder / launcher.replace(", ", "-").replace(" ", "-")
     shutil.rmtree(place, ignore_errors=True)
     began = time.monotonic()
     own = [f"paths.store={place}/store", f"paths.runs={place}/runs", f"paths.distilled={folder}/distilled"]
-    said = ran(["-m", *settings, *own, f"hydra/launcher={launcher}", *LAUNCHERS[launcher]])
+    said = ran(["-m", *settings, *own, *LAUNCHERS[launcher]])
     took = time.monotonic() - began
     said += "".join(log.read_text() for log in place.rglob("log.txt"))
     trained = sum(int(count) for count in re.findall(r"trained (\d+) students", said))
@@ -107,10 +108,10 @@ def key(result: dict[str, Any]) -> str:
 
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without times, without what tells hosts apart, and without the folders of this comparison."""
+    """A result without times, without what tells hosts apart, and without what this comparison itself sets."""
     kept = {name: value for name, value in result.items() if name != "seconds"}
     kept["environment"] = {name: value for name, value in result["environment"].items() if name not in HOST}
-    kept["config"] = {name: value for name, value in result["config"].items() if name != "paths"}
+    kept["config"] = {name: value for name, value in result["config"].items() if name not in ("paths", "engine")}
     return kept
 
 
