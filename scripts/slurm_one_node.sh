@@ -14,6 +14,11 @@ command=${1:?start or stop} dir=$(realpath -m "${2:?a folder}") cpus=${3:-$(npro
 host=$(hostname -s)
 
 stop() {
+    if [ -f "$dir/slurmctld.pid" ]; then # jobs first: their processes would stay
+        export SLURM_CONF="$dir/slurm.conf"
+        timeout 20 scancel --user="$(id -un)" || true
+        for _ in $(seq 50); do [ -z "$(timeout 20 squeue --noheader 2>/dev/null)" ] && break; sleep 0.4; done
+    fi
     for daemon in slurmd slurmctld munged; do
         if [ -f "$dir/$daemon.pid" ]; then
             pid=$(cat "$dir/$daemon.pid")
