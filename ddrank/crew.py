@@ -40,6 +40,7 @@ _SHARED_FILES = 64
 _IDLE = 1.0  # seconds without work after which a worker gives its memory back
 _TICK = 0.2  # seconds between a worker's reports of progress
 _PATIENCE = 5.0  # seconds for a dead process to be buried
+SHARE = "DDRANK_CORES"  # in the environment: how many cores this process may use, of those it could
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def possible() -> bool:
 def cores() -> int:
     """The cores that this process may use."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if share := os.environ.get(SHARE):
+        available = min(available, int(share))
     try:  # a container's share
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(available, int(quota) // int(period)))

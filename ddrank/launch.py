@@ -1,4 +1,7 @@
-"""Starting a command through Hydra: one clear sentence and exit status 2 for whatever the user can mend."""
+"""Starting a command through Hydra: one clear sentence and an exit status for whatever goes wrong.
+
+Exit status 2: something that the user can mend. 3: a sweep lost jobs; the same command completes it. 130: interrupted.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ import os
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,9 +26,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ddrank import config as schema
+from ddrank import launchers
 from ddrank.errors import EngineWarning, InputError, StoreWarning
+from ddrank.launchers import Loss
 
 DEBUG = "DDRANK_DEBUG"
+LOST = 3
 _UNWRITABLE = {
     errno.EACCES,
     errno.EPERM,
@@ -49,40 +56,31 @@ def launch(
     Set DDRANK_DEBUG=1 to see tracebacks of errors in the input.
     """
     schema.register()
+    launchers.register()
     # Errors come here instead of being printed by Hydra with exit status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.formatwarning = _warning
     # Threads that wait for each other shall not spin for long: another program may have their core.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    began: list[str] = []
-    lost: list[str] = []
+    job = _Job(task)
     hydra_main = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")
     try:
         if arguments:
             sys.argv[1:] = arguments(sys.argv[1:])
-        hydra_main(_job(task, began, lost))()
-        if lost:
-            _stop(f"{len(lost)} of the sweep's jobs could not be done, as said above: mend them and run it again")
+        hydra_main(job)()
+        if job.lost:
+            _stop_short(job.lost)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except InputError as error:
-        _stop(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(explained(error))
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        _stop(
-            f"{error.filename} cannot be used ({error.strerror}): choose other folders as paths.runs, paths.store, "
-            "paths.distilled or paths.data"
-        )
-    except (ValueError, TypeError, AssertionError) as error:
-        if began:
-            raise
-        _stop(_one_line(error))  # Hydra's own way of refusing some command lines
     except KeyboardInterrupt:
         print("interrupted; whatever was finished is in the store and will not be computed again", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if sentence := _mendable(error):
+            _stop(sentence)
+        if job.began or not isinstance(error, ValueError | TypeError | AssertionError):
+            raise
+        _stop(_one_line(error))  # Hydra's own way of refusing some command lines
 
 
 def explained(error: Exception) -> str:
@@ -90,25 +88,71 @@ def explained(error: Exception) -> str:
     return _unknown_option(error) if isinstance(error, MissingConfigException) else _one_line(error)
 
 
-def _job(task: Callable[[DictConfig], None], began: list[str], lost: list[str]) -> Callable[[DictConfig], None]:
-    """`task` as Hydra calls it. A single job stops at bad input; a sweep goes on and notes in `lost` what it lacks."""
+class _Job:
+    """`task` as Hydra calls it. A single job ends the command when it fails; one of a sweep says so and gives a Loss,
+    so that the others go on. `lost` are those of the sweep, by number; other processes than the first have their own.
+    """
 
-    def job(config: DictConfig) -> None:
-        began.append("a job")
+    def __init__(self, task: Callable[[DictConfig], None]):
+        self._task, self.began = task, False
+        self.lost: dict[int, Loss] = {}
+
+    def __call__(self, config: DictConfig) -> Loss | None:
+        self.began = True
+        hydra_config = HydraConfig.get()
         try:
-            task(config)
-        except InputError as error:
-            hydra_config = HydraConfig.get()
-            _leave_nothing(Path(hydra_config.runtime.output_dir))
-            if hydra_config.mode == RunMode.RUN:
-                _stop(str(error))
+            self._task(config)
+            return None
+        except Exception as error:
+            alone = hydra_config.mode == RunMode.RUN
+            if isinstance(error, InputError):
+                _leave_nothing(Path(hydra_config.runtime.output_dir))
+                if alone:
+                    _stop(str(error))  # before Hydra says more
+            if alone or isinstance(error, BrokenPipeError):
+                raise
+            sentence = _mendable(error)
+            if not sentence or os.environ.get(DEBUG):
+                traceback.print_exc()
+            loss = Loss(sentence or f"{type(error).__name__}: {error}", refused=bool(sentence))
+            number = hydra_config.job.num
             name = f"{config.method.name} on {config.dataset.name}, ipc={config.ipc}, seed={config.seed}"
-            print(f"ddrank: job {hydra_config.job.num} ({name}): {error}", file=sys.stderr)
-            if hydra_config.runtime.choices["hydra/launcher"] != "basic":
-                raise  # jobs in other processes cannot add to the list
-            lost.append(name)
+            print(f"ddrank: job {number} ({name}): {loss.why}", file=sys.stderr)
+            self.lost[number] = loss
+            return loss
 
-    return job
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"lost": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        warnings.formatwarning = _warning
+
+
+def _mendable(error: Exception) -> str:
+    """What to mend, where `error` is one of those that the user can mend; else nothing."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explained(error)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}): choose other folders as paths.runs, paths.store, "
+            "paths.distilled or paths.data"
+        )
+    return ""
+
+
+def _stop_short(lost: dict[int, Loss]) -> NoReturn:
+    """End a sweep that lacks jobs."""
+    which = ", ".join(map(str, sorted(lost)))
+    if all(loss.refused for loss in lost.values()):
+        _stop(f"{len(lost)} of the sweep's jobs could not be done ({which}), as said above: mend them and run it again")
+    sentence = (
+        f"{len(lost)} of the sweep's jobs were lost ({which}), as said above: the same command completes the sweep"
+    )
+    print(f"ddrank: {sentence}; what is finished is in the store and will not be computed again", file=sys.stderr)
+    sys.exit(LOST)
 
 
 def _warning(

@@ -61,4 +61,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from ddrank import run
+
+    run.main()  # the module as it is imported: processes of a sweep find its job by this name

@@ -9,7 +9,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ddrank.errors import InputError
-from ddrank.leaderboard.collect import FILE
 
 
 class PrintRanking(Callback):
@@ -25,8 +24,6 @@ class PrintRanking(Callback):
 
         try:
             folder = Path(config.hydra.sweep.dir)
-            if sentence := _unfinished(folder):
-                complain(sentence)
             ranking = Ranking.from_runs([folder], w=config.score.w, g=config.score.g)
             report(ranking, folder)
             build(config.logger, "logger").ranking(ranking, folder)
@@ -36,11 +33,3 @@ class PrintRanking(Callback):
             complain(
                 f"the sweep could not be ranked ({type(error).__name__}: {error}): try python -m ddrank.leaderboard"
             )
-
-
-def _unfinished(folder: Path) -> str:
-    jobs = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
-    without = sorted((path.name for path in jobs if not (path / FILE).is_file()), key=int)
-    if not without:
-        return ""
-    return f"{len(without)} of the sweep's {len(jobs)} jobs left no result ({', '.join(without)}, in {folder})"
