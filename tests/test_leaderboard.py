@@ -589,6 +589,19 @@ class TestArchitectures:
         assert [row.name for row in table.rows] == ["a (data=abababab)", "a (data=cdcdcdcd)"]
         assert [row.mean for row in table.rows] == [None, None]
 
+    def test_a_method_keeps_its_row_where_it_was_tried_in_two_ways_with_one_model(self, tmp_path):
+        short = {**simulated("a", 0.8, 0.8, 1).config, "train": {"epochs": 30}}
+        put(tmp_path, simulated("a", 0.8, 0.8, 1), simulated("a", 0.7, 0.7, 2, config=short))
+        put(tmp_path, simulated("a", 0.8, 0.8, 3, model="vgg11"))
+        (table,) = architectures(Ranking.from_runs([tmp_path]))
+        found = [(row.name, None in row.models) for row in table.rows]
+        assert found == [("a (train.epochs=300)", False), ("a (train.epochs=30)", True)]
+
+    def test_other_choices_are_no_other_model(self, tmp_path):
+        config = simulated("a", 0.8, 0.8, 1).config | {"protocol": {"name": "strict", "select_on": "test"}}
+        put(tmp_path, simulated("a", 0.8, 0.8, 1), simulated("a", 0.8, 0.8, 2, config=config))
+        assert architectures(Ranking.from_runs([tmp_path])) == []
+
 
 class TestLatex:
     def test_the_best_is_bold_with_half_its_interval(self, tmp_path):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ddrank.leaderboard import statistics
+from ddrank.leaderboard.configuration import comparability, configuration, differences
 from ddrank.leaderboard.rank import Entry, Group, Ranking
 from ddrank.score import Statistic
 
@@ -43,25 +43,58 @@ class Architectures:
 
 def architectures(ranking: Ranking) -> list[Architectures]:
     """A table for each dataset, IPC and protocol that was evaluated with more than one model."""
-    groups: dict[tuple[str, int, str], list[Group]] = {}
+    return [_table(groups) for groups in side_by_side(ranking) if len(groups) > 1]
+
+
+def side_by_side(ranking: Ranking) -> list[list[Group]]:
+    """The groups of a ranking, those together that differ in their model alone."""
+    found: dict[Hashable, list[Group]] = {}
     for group in ranking.groups:
-        groups.setdefault((group.dataset, group.ipc, group.protocol), []).append(group)
-    return [_table(*key, found) for key, found in groups.items() if len(found) > 1]
+        choices = {
+            key: value for key, value in comparability(group.entries[0].result).items() if not key.startswith("model.")
+        }
+        key = (group.dataset, group.ipc, group.protocol, frozenset(choices.items()))
+        found.setdefault(key, []).append(group)
+    return list(found.values())
 
 
-def _table(dataset: str, ipc: int, protocol: str, groups: Sequence[Group]) -> Architectures:
+def names(groups: Sequence[Group]) -> list[list[str]]:
+    """For each of some groups the names of its entries, the same where a method was evaluated on the same images in the
+    same way with another model. (An entry's own name says how it differs from the others of its group.)"""
+    data: dict[str, dict[str, None]] = {}
+    ways: dict[str, list[dict[str, str]]] = {}
+    for entry in (entry for group in groups for entry in group.entries):
+        data.setdefault(entry.result.method, {})[entry.result.distilled["sha256"]] = None
+        known = ways.setdefault(entry.result.method, [])
+        if (way := _way(entry)) not in known:
+            known.append(way)
+    labels = {method: differences(known) for method, known in ways.items()}
+
+    def name(entry: Entry) -> str:
+        method, images = entry.result.method, entry.result.distilled["sha256"]
+        parts = [labels[method][ways[method].index(_way(entry))], f"data={images[:8]}" if len(data[method]) > 1 else ""]
+        told = ", ".join(filter(None, parts))
+        return f"{method} ({told})" if told else method
+
+    return [[name(entry) for entry in group.entries] for group in groups]
+
+
+def _way(entry: Entry) -> dict[str, str]:
+    """How an entry was evaluated, whatever the model."""
+    found = configuration(entry.result).items()
+    return {key: value for key, value in found if key not in ("model", "data") and not key.startswith("model.")}
+
+
+def _table(groups: Sequence[Group]) -> Architectures:
     models = tuple(f"{group.model} ({group.variant})" if group.variant else group.model for group in groups)
-    evaluated: dict[tuple[str, str], dict[str, Entry]] = {}  # the images have to be the same ones, not only the method
-    for model, group in zip(models, groups, strict=True):
-        for entry in group.entries:
-            evaluated.setdefault((entry.name, entry.result.distilled["sha256"]), {})[model] = entry
-    counts = Counter(name for name, _ in evaluated)
-    rows = [
-        _row(name if counts[name] == 1 else f"{name} (data={data[:8]})", [entries.get(model) for model in models])
-        for (name, data), entries in evaluated.items()
-    ]
+    evaluated: dict[str, list[Entry | None]] = {}
+    for place, (group, called) in enumerate(zip(groups, names(groups), strict=True)):
+        for entry, name in zip(group.entries, called, strict=True):
+            evaluated.setdefault(name, [None] * len(groups))[place] = entry
+    rows = [_row(name, entries) for name, entries in evaluated.items()]
     rows.sort(key=lambda row: (row.mean is None, -(row.mean or 0), row.name))
-    return Architectures(dataset, ipc, protocol, models, tuple(rows))
+    first = groups[0]
+    return Architectures(first.dataset, first.ipc, first.protocol, models, tuple(rows))
 
 
 def _row(name: str, entries: Sequence[Entry | None]) -> Row:

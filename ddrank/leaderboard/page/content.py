@@ -10,6 +10,7 @@ from typing import Any
 
 from ddrank import __version__
 from ddrank.leaderboard import statistics
+from ddrank.leaderboard.architectures import names, side_by_side
 from ddrank.leaderboard.collect import Run
 from ddrank.leaderboard.portable import portable
 from ddrank.leaderboard.rank import Entry, Group, Ranking
@@ -31,6 +32,11 @@ def content(ranking: Ranking) -> dict[str, Any]:
     most = max(len(entry.result.seeds) for group in ranking.groups for entry in group.entries)
     configs = {text: index for index, text in enumerate(_configurations(ranking))}
     step, others = _resampled(ranking)
+    beside = {
+        id(group): (number, called)
+        for number, groups in enumerate(side_by_side(ranking))
+        for group, called in zip(groups, names(groups), strict=True)
+    }
     return {
         "version": __version__,
         "w": ranking.w,
@@ -47,6 +53,8 @@ def content(ranking: Ranking) -> dict[str, Any]:
                 "model": group.model,
                 "protocol": group.protocol,
                 "variant": group.variant,
+                "beside": beside[id(group)][0],  # equal where groups differ in their model alone
+                "over_models": beside[id(group)][1],  # what its entries are called there
                 "tau": [None if math.isnan(tau) else round(tau, 6) for tau in group.sweep.tau.tolist()],
                 "surety": _surety(group, ranking.w, others),
                 "entries": [_entry(entry, configs[_text(entry)]) for entry in group.entries],

@@ -1,21 +1,18 @@
 // The same distilled data with students of several architectures: DDRS at the chosen w, its mean and its worst.
 
-/** As ddrank.leaderboard.architectures: a row for each name and data, best mean first, those that lack a model last. */
+/** As ddrank.leaderboard.architectures: a row for each method, best mean first, those that lack a model last. */
 function overModels(groups, w) {
   const found = new Map();
   groups.forEach((group, place) => {
-    for (const entry of group.entries) {
-      const key = JSON.stringify([entry.name, entry.data]);
-      if (!found.has(key)) found.set(key, { entry, each: new Array(groups.length).fill(null) });
-      found.get(key).each[place] = entry;
-    }
+    group.entries.forEach((entry, index) => {
+      const name = group.over_models[index];
+      if (!found.has(name)) found.set(name, new Array(groups.length).fill(null));
+      found.get(name)[place] = entry;
+    });
   });
-  const names = new Map();
-  for (const { entry } of found.values()) names.set(entry.name, (names.get(entry.name) ?? 0) + 1);
-  const rows = [...found.values()].map(({ entry, each }) => {
+  const rows = [...found].map(([name, each]) => {
     const values = each.map((one) => one && ddrsOf(one, w, quantiles));
     const means = values.map((one) => one && mean(one));
-    const name = names.get(entry.name) > 1 ? `${entry.name} (data=${entry.data.slice(0, 8)})` : entry.name;
     if (means.includes(null)) return { name, means, mean: null, interval: null, worst: null };
     const alike = new Set(each.map((one) => String(one.seeds))).size === 1;
     const bySeed = alike && values[0].map((_, seed) => mean(values.map((one) => one[seed])));
@@ -33,9 +30,7 @@ function overModels(groups, w) {
 
 function drawArchitectures() {
   const { group, w } = state;
-  const groups = content.groups.filter((other) =>
-    ["dataset", "ipc", "protocol"].every((field) => other[field] === group[field]),
-  );
+  const groups = content.groups.filter((other) => other.beside === group.beside);
   const section = document.getElementById("architectures");
   section.hidden = groups.length < 2;
   if (section.hidden) return;
