@@ -4,7 +4,8 @@ What varies is the seed: one seed gives every arm of a method one student, and s
 Arms of a seed are never taken apart, since all of it works on scores of seeds.
 
 Methods are *paired* where they share measurements (`real_hard`, `rdm_any`) on the same seeds. What is shared moves them
-together and does not count in their difference.
+together and does not count in their difference. A method with other seeds, one missing among them, is taken as
+independent of the others: what it is told with is then less sure than it could be.
 """
 
 from __future__ import annotations
