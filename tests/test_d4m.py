@@ -80,7 +80,7 @@ def small(task: Task) -> SmallDiffusion:
 def prototypes(d4m: D4M, model: LatentDiffusion, task: Task) -> Tensor:
     """Those of all classes."""
     generation = Generation(d4m, task, model)
-    return torch.cat([generation.prototypes(label) for label in range(task.real.num_classes)])
+    return torch.cat([generation.prototypes(label)[0] for label in range(task.real.num_classes)])
 
 
 @pytest.fixture
@@ -233,6 +233,7 @@ def test_the_seed_decides_the_images(store):
     ("settings", "sentence"),
     [
         ({"strength": 1.1}, "method.distiller.strength is 1.1, expected a number from 0 to 1"),
+        ({"steps": 2000}, "method.distiller.steps is 2000, expected at most 1000"),
         ({"km_expand": 0}, "method.distiller.km_expand is 0, expected a number above 0"),
         ({"guidance": -1.0}, "method.distiller.guidance is -1.0, expected 0 or more"),
         ({"unet_width": 12}, "method.distiller.unet_width is 12, expected a multiple of 8"),
@@ -414,7 +415,7 @@ def images(place: Path) -> bytes:
         return file.get_tensor("images").numpy().tobytes()
 
 
-def test_the_command_trains_the_models_once_and_goes_on_from_what_is_kept(command, tmp_path):
+def test_the_command_trains_the_models_once_and_goes_on_from_what_is_kept(command, offline, tmp_path):
     first = command("distill", *QUICK)
     assert first.code == 0, first.err
     assert "2 steps of the autoencoder of" in first.err.splitlines()[0]

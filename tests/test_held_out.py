@@ -51,14 +51,14 @@ METHODS = {
 }
 
 
-def spoiled(load):
-    """A loader's data, all held-out images replaced by noise."""
+def spoiled(load, kept: bool = False):
+    """A loader's data, all held-out images, or all kept ones, replaced by noise; and the test images."""
 
     def loaded(root: Path) -> tuple[Samples, Samples, tuple[str, ...]]:
         train, test, names = load(root)
-        held_out = RealDataset("digits", train, test, names, (0.0,), (1.0,), 0.1, 5000).split[1]
+        index = RealDataset("digits", train, test, names, (0.0,), (1.0,), 0.1, 5000).split[0 if kept else 1]
         images = train.images.clone()
-        images[held_out] = torch.rand(images[held_out].shape)
+        images[index] = torch.rand(images[index].shape)
         return Samples(images, train.labels), Samples(torch.rand(test.images.shape), test.labels), names
 
     return loaded
@@ -78,3 +78,13 @@ def test_what_is_held_out_changes_no_image(command, tmp_path, monkeypatch, metho
     again = made(command("distill", *settings, "overwrite=true", "paths.store=another"), file)
     assert undisturbed.keys() == again.keys()
     assert all(torch.equal(tensor, again[name]) for name, tensor in undisturbed.items())
+
+
+def test_what_is_kept_changes_them(command, tmp_path, monkeypatch):
+    """That is, the loader above is the one that is used."""
+    settings = ("method=random", *QUICK)
+    file = tmp_path / "distilled/digits/random/ipc1/distilled.safetensors"
+    undisturbed = made(command("distill", *settings), file)
+    monkeypatch.setattr(digits, "load_digits", spoiled(digits.load_digits, kept=True))
+    again = made(command("distill", *settings, "overwrite=true", "paths.store=another"), file)
+    assert not torch.equal(undisturbed["images"], again["images"])

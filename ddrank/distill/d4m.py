@@ -21,6 +21,8 @@ from ddrank.distill.small_diffusion import SmallDiffusion
 from ddrank.distill.stable_diffusion import StableDiffusion, fingerprint
 from ddrank.errors import InputError
 
+_TRAINED_ON = 1000  # steps of noise, of Stable Diffusion and of the small model
+
 
 @dataclass
 class D4M(Iterative):
@@ -53,6 +55,10 @@ class D4M(Iterative):
         if self.guidance is None:
             self.guidance = 8.0 if self.checkpoint else 3.0
         check_positive(steps=self.steps, km_expand=1 if self.km_expand is None else self.km_expand)
+        if self.steps > _TRAINED_ON:
+            raise InputError(
+                f"method.distiller.steps is {self.steps}, expected at most {_TRAINED_ON}: models know no more"
+            )
         check_positive(autoencoder_steps=self.autoencoder_steps, unet_steps=self.unet_steps)
         check_not_negative(guidance=self.guidance)
         if not 0 <= self.strength <= 1:
@@ -107,19 +113,24 @@ class Generation(InParts):
         classes = self.task.real.num_classes
         with self.cores():
             if iteration < classes:
-                self._prototypes.append(self.prototypes(iteration))
-            else:
-                part = self.parts[iteration - classes]
-                self.finished.append(self.generated(torch.cat(self._prototypes)[part], self.task.labels[part]))
+                prototypes, distance = self.prototypes(iteration)
+                self._prototypes.append(prototypes)
+                return {"loss": distance}
+            part, ipc = self.parts[iteration - classes], self.task.ipc
+            latents = torch.stack([self._prototypes[index // ipc][index % ipc] for index in part.tolist()])
+            self.finished.append(self.generated(latents, self.task.labels[part]))
         return {}
 
-    def prototypes(self, label: int) -> Tensor:
-        """Those of a class, scaled latents (ipc, D, h, w)."""
+    def prototypes(self, label: int) -> tuple[Tensor, float]:
+        """Those of a class, scaled latents (ipc, D, h, w), and the mean square by which its latents are off them."""
         task, model = self.task, self.model
         members = task.members(label)
         members = members[torch.randperm(len(members), generator=task.generator)]
         encoded = [model.encode(task.real.kept.floats(part), task.generator) for part in members.split(model.batch)]
-        return centres(torch.cat(encoded), task.ipc, self._d4m.km_expand)
+        latents = torch.cat(encoded)
+        found = centres(latents, task.ipc, self._d4m.km_expand)
+        nearest = torch.cdist(latents.flatten(1), found.flatten(1)).amin(1)
+        return found, float(nearest.square().mean()) / found[0].numel()
 
     def generated(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images (n, C, H, W) in the task's space, from prototypes (n, D, h, w) of classes `labels` (n,)."""

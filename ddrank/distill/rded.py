@@ -84,6 +84,11 @@ class Patchwork(InParts):
         drawn = members[torch.randperm(len(members), generator=task.generator)[: rded.mipc]]
         real = task.samples.floats(drawn).to(task.device)
         patches, scores = key_patches(real, label, self._observer, rded, task.generator)
+        if not bool(scores.isfinite().all()):
+            raise InputError(
+                f"the observer {rded.model!r} of method.distiller.model gives NaN on images of {task.real.name}: give "
+                "other method.teacher_weights, or remove it from the store so that it is trained anew"
+            )
         best = scores.argsort(stable=True)[: task.ipc * rded.factor**2]
         self.finished.append(stitched(patches[best], rded.factor, real.shape[-1]).cpu())
         return {"loss": scores[best].mean()}

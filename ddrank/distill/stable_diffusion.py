@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from ddrank.data.readers import sha256_of
 from ddrank.distill.base import Task
 from ddrank.distill.latents import LatentDiffusion, library
 from ddrank.errors import InputError
@@ -72,13 +74,21 @@ class StableDiffusion(LatentDiffusion):
 
 
 def fingerprint(folder: Path) -> str:
-    """A digest of the files of a checkpoint: settings by their content, weights by their names and sizes."""
+    """A digest of what the files of a checkpoint hold; of weights in other forms than safetensors, which are not read,
+    by their names and sizes."""
     found = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size} ".encode())
-        if file.suffix == ".json":
-            found.update(file.read_bytes())
+        facts = file.stat()
+        found.update(f"{file.relative_to(folder).as_posix()} {facts.st_size} ".encode())
+        if file.suffix in (".json", ".safetensors"):
+            found.update(_content(file, facts.st_size, facts.st_mtime_ns).encode())
     return found.hexdigest()[:16]
+
+
+@cache
+def _content(file: Path, size: int, changed: int) -> str:
+    """The sha256 of a file, of gigabytes perhaps, read once a process."""
+    return sha256_of(file)
 
 
 def _check(folder: Path) -> None:
