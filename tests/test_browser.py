@@ -40,7 +40,11 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=list(OPTIONS))
+        started = playwright.chromium.launch(
+            executable_path=path,
+            args=list(OPTIONS),
+            ignore_default_args=["--disable-ipc-flooding-protection"],  # readers' browsers have it
+        )
         yield started
         started.close()
 
@@ -161,6 +165,55 @@ def test_the_slider_moves_by_keyboard_and_says_what_it_does(visit, ranking):
     until(tab, "said => document.getElementById('announcement').textContent.endsWith(said)", said)
     tab.keyboard.press("Home")
     shows(tab, group_of(ranking), ranking.at(w=0))
+    tab.click("#reset")
+    shows(tab, group_of(ranking), ranking)
+
+
+def test_a_slider_that_moves_fast_loses_nothing(visit, ranking):
+    tab = visit()
+    tab.evaluate("""() => {
+        const slider = document.getElementById('w');
+        for (let step = 0; step < 300; step += 1) {
+            slider.value = (7 * step % 101) / 100;
+            slider.dispatchEvent(new Event('input', {bubbles: true}));
+        }
+    }""")
+    assert tab.input_value("#w-exact") == "0.73"
+    shows(tab, group_of(ranking), ranking.at(w=0.73))
+    until(tab, "location.hash.includes('&w=0.73&')")
+    shows(visit("#" + tab.url.partition("#")[2]), group_of(ranking), ranking.at(w=0.73))
+
+
+def test_the_address_follows_the_weights_at_the_latest_when_it_is_needed(visit):
+    def weight_in_address() -> str:
+        return parse_qs(tab.evaluate("location.hash").removeprefix("#"))["w"][0]
+
+    tab = visit()
+    tab.evaluate("window.setTimeout = () => 0")
+    tab.fill("#w-exact", "0.21")
+    tab.click("#head .ior button")
+    tab.fill("#w-exact", "0.34")
+    assert weight_in_address() == "0.21"
+    tab.evaluate("dispatchEvent(new Event('pagehide'))")
+    assert weight_in_address() == "0.34"
+    tab.locator("#w").click()
+    assert weight_in_address() == tab.input_value("#w-exact") != "0.34"
+    tab.go_back()
+    assert weight_in_address() == tab.input_value("#w-exact") == "0.21"
+
+
+def test_a_browser_that_refuses_addresses_still_ranks(visit, ranking):
+    tab = visit()
+    tab.evaluate("""() => {
+        history.refused = 0;
+        history.pushState = history.replaceState = () => {
+            history.refused += 1;
+            throw new DOMException('too often', 'SecurityError');
+        };
+    }""")
+    tab.fill("#w-exact", "0.37")
+    shows(tab, group_of(ranking), ranking.at(w=0.37))
+    until(tab, "history.refused === 1")
     tab.click("#reset")
     shows(tab, group_of(ranking), ranking)
 

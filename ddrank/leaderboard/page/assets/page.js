@@ -154,6 +154,7 @@ function listenToControls() {
       });
     }
     byId(`${name}-exact`).addEventListener("blur", drawWeights);
+    byId(name).addEventListener("pointerup", flushAddress); // not on change: a held key changes at every repeat
   }
   byId("reset").addEventListener("click", () => setWeights({ w: content.w, g: content.g }));
   for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
@@ -238,6 +239,7 @@ function drawNotes() {
 
 function follow() {
   if (location.hash === written()) return;
+  forgetAddress();
   Object.assign(state, read(location.hash));
   hovered = null;
   drawAll();
@@ -251,4 +253,5 @@ drawAll();
 addEventListener("popstate", follow);
 addEventListener("hashchange", follow);
 addEventListener("load", soon);
+addEventListener("pagehide", flushAddress);
 new ResizeObserver(soon).observe(document.querySelector("main"));
