@@ -254,6 +254,39 @@ def test_filters_choose_a_group_and_hide_entries(visit, ranking):
     assert tab.text_content("#title") == "digits, IPC 50, mlp, protocol strict"
 
 
+DRAWN = """() => ['#plane .named_marks', '#plane .layer_2_marks', '#bump .layer_3_marks',
+    '#arms .concat_0_layer_0_marks'].map(marks => document.querySelectorAll(marks + ' path').length)"""
+EXTENTS = "() => ['plane', 'bump', 'arms'].map(chart => document.getElementById(`${chart}-extent`).textContent)"
+
+
+def test_filters_hide_entries_from_the_charts_too(visit, ranking):
+    at_one = group_of(ranking.at(w=1))
+    weights = 12  # in the bump chart: plain accuracy and 11 w
+    tab = visit()
+    until(tab, f"String(({DRAWN})()) === '8,8,{8 * weights},8'")
+    assert tab.evaluate(EXTENTS) == ["", "", ""]
+    ticks = "() => [...document.querySelectorAll('#plane .role-axis-label text')].map(text => text.textContent)"
+    before, tau = tab.evaluate(ticks), tab.text_content("#tau")
+    tab.select_option("#labels", "multi")
+    until(tab, f"String(({DRAWN})()) === '2,2,{2 * weights},2'")
+    assert (tab.evaluate(ticks), tab.text_content("#tau")) == (before, tau)
+    shown = "Shown: those that fit the filters, 2 of 8."
+    order = "Lines are in order among themselves; their numbers are ranks among all 8."
+    assert tab.evaluate(EXTENTS) == [shown, f"{shown} {order}", shown]
+    ends = tab.locator("#bump text").all_text_contents()
+    for name in names(tab):  # at the chart's right end, w = 1, with the rank among all
+        rank = next(entry.rank for entry in at_one.entries if entry.name == name)
+        assert f"{rank}  {name}" in ends
+    tab.fill("#find", "nothing of the kind")
+    until(tab, f"String(({DRAWN})().slice(0, 2)) === '0,0'")
+    assert not tab.is_visible("#bump")
+    assert not tab.is_visible("#arms")
+    tab.fill("#find", "")
+    tab.select_option("#labels", "")
+    until(tab, f"String(({DRAWN})()) === '8,8,{8 * weights},8'")
+    assert tab.is_visible("#arms")
+
+
 def test_columns_sort_by_pointer_and_keyboard(visit, ranking):
     tab = visit()
     entries = group_of(ranking).entries
@@ -458,9 +491,18 @@ def test_of_many_entries_the_first_fifty_are_drawn(visit, folder):
     ranking = ranked(runs(many, ipcs=(1,), models=("mlp",), seeds=2))
     page.write(ranking, folder / "many")
     tab = visit(file=folder / "many" / "index.html")
+    assert tab.evaluate(EXTENTS)[::2] == ["Named: the best 16 of 70. Dots: the others.", "Shown: the best 12 of 70."]
+    assert tab.evaluate(EXTENTS)[1].startswith("Shown: the best 16 of 70. Lines are in order among themselves")
     expected = [entry.name for entry in ranking.groups[0].entries]
     assert names(tab) == expected[:50]
     tab.click("text=Show all 70")
     assert names(tab) == expected
     last = visit(f"#entry={expected[-1]}", file=folder / "many" / "index.html")
     assert last.text_content("#entry h3") == expected[-1]
+    assert last.evaluate(EXTENTS)[2] == "Shown: the best 12 of 70, and the selected one."
+    last.fill("#find", "method05")
+    until(
+        last,
+        f"({EXTENTS})()[1] === 'Shown: those that fit the filters, 10 of 70. Lines are in order among themselves; "
+        "their numbers are ranks among all 70.'",
+    )

@@ -96,9 +96,16 @@ function writeAddress(how) {
   }
 }
 
-/** Rows as they are shown: without those that the filters hide, in the chosen order. */
-function arranged(rows) {
+/** Rows that fit the filters, in the order given. */
+function fitting(rows) {
   const words = state.find.trim().toLowerCase();
+  return rows
+    .filter((row) => !state.labels || row.entry.labels === state.labels)
+    .filter((row) => !words || row.entry.name.toLowerCase().includes(words));
+}
+
+/** Rows as the table shows them: those that fit the filters, in the chosen order. */
+function arranged(rows) {
   const value = {
     rank: (row) => row.rank,
     name: (row) => row.entry.name.toLowerCase(),
@@ -108,9 +115,7 @@ function arranged(rows) {
   };
   const of = value[state.column] ?? ((row) => row[state.column]?.mean);
   const sign = state.descending ? -1 : 1;
-  return rows
-    .filter((row) => !state.labels || row.entry.labels === state.labels)
-    .filter((row) => !words || row.entry.name.toLowerCase().includes(words))
+  return fitting(rows)
     .map((row) => [of(row) ?? null, row])
     .sort(([one], [other]) => (one === null) - (other === null) || sign * inOrder(one, other)) // what lacks comes last
     .map(([, row]) => row);
