@@ -40,7 +40,11 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=list(OPTIONS))
+        started = playwright.chromium.launch(
+            executable_path=path,
+            args=list(OPTIONS),
+            ignore_default_args=["--disable-ipc-flooding-protection"],  # readers' browsers have it
+        )
         yield started
         started.close()
 
@@ -165,6 +169,55 @@ def test_the_slider_moves_by_keyboard_and_says_what_it_does(visit, ranking):
     shows(tab, group_of(ranking), ranking)
 
 
+def test_a_slider_that_moves_fast_loses_nothing(visit, ranking):
+    tab = visit()
+    tab.evaluate("""() => {
+        const slider = document.getElementById('w');
+        for (let step = 0; step < 300; step += 1) {
+            slider.value = (7 * step % 101) / 100;
+            slider.dispatchEvent(new Event('input', {bubbles: true}));
+        }
+    }""")
+    assert tab.input_value("#w-exact") == "0.73"
+    shows(tab, group_of(ranking), ranking.at(w=0.73))
+    until(tab, "location.hash.includes('&w=0.73&')")
+    shows(visit("#" + tab.url.partition("#")[2]), group_of(ranking), ranking.at(w=0.73))
+
+
+def test_the_address_follows_the_weights_at_the_latest_when_it_is_needed(visit):
+    def weight_in_address() -> str:
+        return parse_qs(tab.evaluate("location.hash").removeprefix("#"))["w"][0]
+
+    tab = visit()
+    tab.evaluate("window.setTimeout = () => 0")
+    tab.fill("#w-exact", "0.21")
+    tab.click("#head .ior button")
+    tab.fill("#w-exact", "0.34")
+    assert weight_in_address() == "0.21"
+    tab.evaluate("dispatchEvent(new Event('pagehide'))")
+    assert weight_in_address() == "0.34"
+    tab.locator("#w").click()
+    assert weight_in_address() == tab.input_value("#w-exact") != "0.34"
+    tab.go_back()
+    assert weight_in_address() == tab.input_value("#w-exact") == "0.21"
+
+
+def test_a_browser_that_refuses_addresses_still_ranks(visit, ranking):
+    tab = visit()
+    tab.evaluate("""() => {
+        history.refused = 0;
+        history.pushState = history.replaceState = () => {
+            history.refused += 1;
+            throw new DOMException('too often', 'SecurityError');
+        };
+    }""")
+    tab.fill("#w-exact", "0.37")
+    shows(tab, group_of(ranking), ranking.at(w=0.37))
+    until(tab, "history.refused === 1")
+    tab.click("#reset")
+    shows(tab, group_of(ranking), ranking)
+
+
 def test_what_seeds_say_is_shown_where_it_is_known_and_nowhere_else(visit, ranking):
     tab = visit("#w=0.85")
     entries = group_of(ranking.at(w=0.85)).entries
@@ -199,6 +252,39 @@ def test_filters_choose_a_group_and_hide_entries(visit, ranking):
     tab.fill("#find", "")
     tab.select_option("#ipc", "50")  # where there is but one model
     assert tab.text_content("#title") == "digits, IPC 50, mlp, protocol strict"
+
+
+DRAWN = """() => ['#plane .named_marks', '#plane .layer_2_marks', '#bump .layer_3_marks',
+    '#arms .concat_0_layer_0_marks'].map(marks => document.querySelectorAll(marks + ' path').length)"""
+EXTENTS = "() => ['plane', 'bump', 'arms'].map(chart => document.getElementById(`${chart}-extent`).textContent)"
+
+
+def test_filters_hide_entries_from_the_charts_too(visit, ranking):
+    at_one = group_of(ranking.at(w=1))
+    weights = 12  # in the bump chart: plain accuracy and 11 w
+    tab = visit()
+    until(tab, f"String(({DRAWN})()) === '8,8,{8 * weights},8'")
+    assert tab.evaluate(EXTENTS) == ["", "", ""]
+    ticks = "() => [...document.querySelectorAll('#plane .role-axis-label text')].map(text => text.textContent)"
+    before, tau = tab.evaluate(ticks), tab.text_content("#tau")
+    tab.select_option("#labels", "multi")
+    until(tab, f"String(({DRAWN})()) === '2,2,{2 * weights},2'")
+    assert (tab.evaluate(ticks), tab.text_content("#tau")) == (before, tau)
+    shown = "Shown: those that fit the filters, 2 of 8."
+    order = "Lines are in order among themselves; their numbers are ranks among all 8."
+    assert tab.evaluate(EXTENTS) == [shown, f"{shown} {order}", shown]
+    ends = tab.locator("#bump text").all_text_contents()
+    for name in names(tab):  # at the chart's right end, w = 1, with the rank among all
+        rank = next(entry.rank for entry in at_one.entries if entry.name == name)
+        assert f"{rank}  {name}" in ends
+    tab.fill("#find", "nothing of the kind")
+    until(tab, f"String(({DRAWN})().slice(0, 2)) === '0,0'")
+    assert not tab.is_visible("#bump")
+    assert not tab.is_visible("#arms")
+    tab.fill("#find", "")
+    tab.select_option("#labels", "")
+    until(tab, f"String(({DRAWN})()) === '8,8,{8 * weights},8'")
+    assert tab.is_visible("#arms")
 
 
 def test_columns_sort_by_pointer_and_keyboard(visit, ranking):
@@ -405,9 +491,18 @@ def test_of_many_entries_the_first_fifty_are_drawn(visit, folder):
     ranking = ranked(runs(many, ipcs=(1,), models=("mlp",), seeds=2))
     page.write(ranking, folder / "many")
     tab = visit(file=folder / "many" / "index.html")
+    assert tab.evaluate(EXTENTS)[::2] == ["Named: the best 16 of 70. Dots: the others.", "Shown: the best 12 of 70."]
+    assert tab.evaluate(EXTENTS)[1].startswith("Shown: the best 16 of 70. Lines are in order among themselves")
     expected = [entry.name for entry in ranking.groups[0].entries]
     assert names(tab) == expected[:50]
     tab.click("text=Show all 70")
     assert names(tab) == expected
     last = visit(f"#entry={expected[-1]}", file=folder / "many" / "index.html")
     assert last.text_content("#entry h3") == expected[-1]
+    assert last.evaluate(EXTENTS)[2] == "Shown: the best 12 of 70, and the selected one."
+    last.fill("#find", "method05")
+    until(
+        last,
+        f"({EXTENTS})()[1] === 'Shown: those that fit the filters, 10 of 70. Lines are in order among themselves; "
+        "their numbers are ranks among all 70.'",
+    )

@@ -6,9 +6,11 @@ const NARROW = 520; // pixels
 const PLAIN = { title: null, grid: true, gridColor: "var(--line)", domain: false, ticks: false };
 const HEAD = { anchor: "start", frame: "group", fontSize: 12, fontWeight: "normal", color: "var(--ink)", offset: 6 };
 
-function armsData(rows) {
-  const most = document.getElementById("arms").clientWidth > NARROW ? MOST_BARS : MOST_BARS_NARROW;
-  const shown = rows.filter((row, place) => place < most || row.id === state.selected);
+function mostBars() {
+  return document.getElementById("arms").clientWidth > NARROW ? MOST_BARS : MOST_BARS_NARROW;
+}
+
+function armsData(shown) {
   const known = content.arms.filter((arm) => shown.some((row) => row.entry.arms[arm]));
   const names = shown.map((row, place) => ({ ...marked(row), place: place + 1 }));
   const sets = { names };

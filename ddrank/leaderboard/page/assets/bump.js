@@ -13,7 +13,7 @@ function swept(group) {
   return group.swept;
 }
 
-function bumpData(rows, named) {
+function bumpData(named) {
   const shown = [...named].sort((one, other) => one.id - other.id);
   const all = swept(state.group);
   const lines = all.flatMap((ranks, step) => {
@@ -35,6 +35,12 @@ function bumpData(rows, named) {
     weight: [{ w: state.w }],
   };
   return { frame: { rows: shown.length, longest: Math.max(...sets.right.map((one) => one.text.length)) }, sets };
+}
+
+function bumpExtent(rows, shown, named) {
+  const sentence = extent(rows, shown, named);
+  const order = `Lines are in order among themselves; their numbers are ranks among all ${rows.length}.`;
+  return sentence && `${sentence} ${order}`;
 }
 
 function bumpSpec(width, { rows, longest }) {

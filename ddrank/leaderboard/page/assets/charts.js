@@ -30,14 +30,39 @@ const CONFIG = {
   rule: { color: "var(--soft)" },
 };
 
-/** Draw every chart for `rows` (best first), or bring what is drawn up to date. */
-function drawCharts(rows, on) {
+/** Draw every chart for those `shown` of all `rows` (best first), or bring what is drawn up to date. */
+function drawCharts(rows, shown, on) {
   if (!window.vegaEmbed) return;
-  const named = rows.filter((row, place) => place < MOST_NAMED || row.id === state.selected);
-  draw("plane", planeSpec, planeData(rows, named), on);
-  document.getElementById("bump-figure").hidden = rows.length < 2;
-  if (rows.length > 1) draw("bump", bumpSpec, bumpData(rows, named), on);
-  draw("arms", armsSpec, armsData(rows), on);
+  const figures = { bump: rows.length > 1 && shown.length > 0, arms: shown.length > 0 };
+  for (const [name, drawn] of Object.entries(figures)) document.getElementById(`${name}-figure`).hidden = !drawn;
+  const named = leading(shown, MOST_NAMED);
+  draw("plane", planeSpec, planeData(rows, shown, named), on);
+  say("plane", planeExtent(rows, shown, named));
+  if (figures.bump) draw("bump", bumpSpec, bumpData(named), on);
+  say("bump", bumpExtent(rows, shown, named));
+  const barred = leading(shown, mostBars());
+  if (figures.arms) draw("arms", armsSpec, armsData(barred), on);
+  say("arms", extent(rows, shown, barred));
+}
+
+/** The first `most` of `rows`, and the selected one. */
+function leading(rows, most) {
+  return rows.filter((row, place) => place < most || row.id === state.selected);
+}
+
+/** Which of `rows` a chart shows, as a sentence: those `drawn` of the `shown`; nothing where it shows them all. */
+function extent(rows, shown, drawn, what = "Shown") {
+  const filtered = shown.length < rows.length;
+  if (drawn.length === shown.length) {
+    return filtered ? `Shown: those that fit the filters, ${shown.length} of ${rows.length}.` : "";
+  }
+  const apart = drawn.at(-1) !== shown[drawn.length - 1]; // selected, and not among the best
+  const among = filtered ? `the ${shown.length} that fit the filters` : shown.length;
+  return `${what}: the best ${drawn.length - apart} of ${among}${apart ? ", and the selected one" : ""}.`;
+}
+
+function say(name, sentence) {
+  document.getElementById(`${name}-extent`).textContent = sentence;
 }
 
 /** `frame` is what the chart is built for; `sets` change while it stays. */

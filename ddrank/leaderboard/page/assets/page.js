@@ -33,9 +33,9 @@ function rank() {
   rows = ranking(state.group, state.w, state.g, quantiles);
   drawRanking();
   drawArchitectures();
-  soon();
 }
 
+/** What the filters hide from: the table and the charts. */
 function drawRanking() {
   const shown = arranged(rows);
   drawTable(shown, select);
@@ -46,6 +46,7 @@ function drawRanking() {
     (hidden ? ` ${shown.length} shown; ranks are those among all ${rows.length}.` : "");
   drawSurety();
   drawTau();
+  soon();
 }
 
 function drawSurety() {
@@ -77,7 +78,7 @@ function drawTau() {
 function soon() {
   pending ??= requestAnimationFrame(() => {
     pending = null;
-    drawCharts(rows, on);
+    drawCharts(rows, fitting(rows), on);
   });
 }
 
@@ -153,6 +154,7 @@ function listenToControls() {
         speak();
       });
     }
+    byId(name).addEventListener("pointerup", flushAddress); // not on change: a held key changes at every repeat
     byId(`${name}-exact`).addEventListener("blur", drawWeights);
   }
   byId("reset").addEventListener("click", () => setWeights({ w: content.w, g: content.g }));
@@ -237,6 +239,7 @@ function drawNotes() {
 }
 
 function follow() {
+  forgetAddress();
   if (location.hash === written()) return;
   Object.assign(state, read(location.hash));
   hovered = null;
@@ -250,5 +253,6 @@ listenToPointer();
 drawAll();
 addEventListener("popstate", follow);
 addEventListener("hashchange", follow);
+addEventListener("pagehide", flushAddress);
 addEventListener("load", soon);
 new ResizeObserver(soon).observe(document.querySelector("main"));

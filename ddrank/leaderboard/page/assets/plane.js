@@ -1,6 +1,6 @@
 // The plane of IOR against HLR: intervals, lines of equal DDRS, names beside the points.
 
-function planeData(rows, named) {
+function planeData(rows, shown, named) {
   const [x, y] = ["hlr", "ior"].map((score) => domain(rows.map((row) => row[score])));
   const point = (row) => ({
     ...marked(row),
@@ -12,8 +12,15 @@ function planeData(rows, named) {
     iorHigh: (row.ior.interval ?? [row.ior.mean]).at(-1),
   });
   state.group.cloud ??= rows.map((row) => ({ id: row.id, hlr: row.hlr.mean, ior: row.ior.mean }));
-  const sets = { lines: equalScores(x, y, state.w), cloud: state.group.cloud, points: named.map(point).reverse() };
+  const ids = new Set(shown.map((row) => row.id));
+  const cloud = ids.size < rows.length ? state.group.cloud.filter((one) => ids.has(one.id)) : state.group.cloud;
+  const sets = { lines: equalScores(x, y, state.w), cloud, points: named.map(point).reverse() };
   return { frame: { x, y }, sets };
+}
+
+function planeExtent(rows, shown, named) {
+  const sentence = extent(rows, shown, named, "Named");
+  return named.length < shown.length ? `${sentence} Dots: the others.` : sentence;
 }
 
 function domain(statistics) {

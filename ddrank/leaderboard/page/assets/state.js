@@ -6,7 +6,9 @@ const { quantiles } = content;
 const FIELDS = ["dataset", "ipc", "model", "protocol"]; // with the variant, they name a group
 const COLUMNS = ["rank", "name", "ddrs", "ior", "hlr", "ars", "accuracy", "places", "first", "n"];
 const DESCENDING = ["ddrs", "ior", "ars", "accuracy", "first", "n"]; // where the best or most comes first
+const STILL = 300; // ms without a change after which the address is written: browsers limit how often it may be
 const state = read(location.hash);
+let unwritten = null; // the timer that will write the address
 
 /** The protocol as it is chosen: with what sets this group apart from others of the same title. */
 function protocolOf(group) {
@@ -63,16 +65,47 @@ function written() {
   return `#${told}`;
 }
 
-/** Change the state and the address: a new step in the history, or the present one anew (while a slider moves). */
+/** Change the state: a new step in the history, or the present one anew (while a slider moves), once that is still. */
 function change(changes, step = true) {
+  if (step) flushAddress();
   Object.assign(state, changes);
-  const address = written();
-  if (address !== location.hash) history[step ? "pushState" : "replaceState"](null, "", address);
+  if (step) return writeAddress("pushState");
+  clearTimeout(unwritten);
+  unwritten = setTimeout(flushAddress, STILL);
 }
 
-/** Rows as they are shown: without those that the filters hide, in the chosen order. */
-function arranged(rows) {
+/** Write now what waits to be written. */
+function flushAddress() {
+  if (unwritten === null) return;
+  forgetAddress();
+  writeAddress("replaceState");
+}
+
+function forgetAddress() {
+  clearTimeout(unwritten);
+  unwritten = null;
+}
+
+function writeAddress(how) {
+  const address = written();
+  if (address === location.hash) return;
+  try {
+    history[how](null, "", address);
+  } catch {
+    // A browser that refuses (Safari, after 100 in a while) leaves the address behind until the next change.
+  }
+}
+
+/** Rows that fit the filters, in the order given. */
+function fitting(rows) {
   const words = state.find.trim().toLowerCase();
+  return rows
+    .filter((row) => !state.labels || row.entry.labels === state.labels)
+    .filter((row) => !words || row.entry.name.toLowerCase().includes(words));
+}
+
+/** Rows as the table shows them: those that fit the filters, in the chosen order. */
+function arranged(rows) {
   const value = {
     rank: (row) => row.rank,
     name: (row) => row.entry.name.toLowerCase(),
@@ -82,9 +115,7 @@ function arranged(rows) {
   };
   const of = value[state.column] ?? ((row) => row[state.column]?.mean);
   const sign = state.descending ? -1 : 1;
-  return rows
-    .filter((row) => !state.labels || row.entry.labels === state.labels)
-    .filter((row) => !words || row.entry.name.toLowerCase().includes(words))
+  return fitting(rows)
     .map((row) => [of(row) ?? null, row])
     .sort(([one], [other]) => (one === null) - (other === null) || sign * inOrder(one, other)) // what lacks comes last
     .map(([, row]) => row);
