@@ -400,6 +400,15 @@ def test_the_lines_of_equal_ddrs_and_the_mark_at_w_follow_the_slider(visit):
     assert "at w = 1" in tab.text_content("#tau")
 
 
+def test_the_link_to_the_ranking_leaves_the_view_as_it_is(visit):
+    tab = visit("#w=0.3&ipc=10")
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("location.hash") == "#table"
+    assert tab.input_value("#w") == "0.3"
+    assert "IPC 10" in tab.text_content("main h2")
+
+
 def test_tau_is_that_of_the_sweep(visit, ranking):
     tab = visit("#w=0.3")
     tau = group_of(ranking).sweep.tau[30]

@@ -240,7 +240,7 @@ function drawNotes() {
 
 function follow() {
   forgetAddress();
-  if (location.hash === written()) return;
+  if (location.hash === written() || /^#\w+$/.test(location.hash)) return; // the latter: a link within the page
   Object.assign(state, read(location.hash));
   hovered = null;
   drawAll();
