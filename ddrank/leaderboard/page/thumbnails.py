@@ -29,7 +29,7 @@ def originals(ranking: Ranking) -> tuple[dict[str, Any], list[str]]:
     seen: set[str] = set()
     for entry in entries:
         data = entry.result.distilled["sha256"]
-        for name, read in () if data in seen or data in found else _sources(entry):
+        for name, read in () if data in seen or data in found else _sources(ranking, entry):
             if len(found) == MOST:
                 return found, [*sentences, f"Pictures are shown of the {MOST} best-ranked distilled datasets alone."]
             seen.add(data)
@@ -46,14 +46,14 @@ def shrunk(pictures: Mapping[str, Any], size: int) -> dict[str, str]:
     return {data: _url(picture, size) for data, picture in pictures.items()}
 
 
-def _sources(entry: Entry) -> Iterator[tuple[str, Any]]:
+def _sources(ranking: Ranking, entry: Entry) -> Iterator[tuple[str, Any]]:
     """Where an entry's picture may be: a name for it and what reads it, the best first."""
     if entry.about.grid:
         yield f"of {entry.name}", lambda: entry.about.grid
         return
     drawn = [file.with_name(_OF_RUN) for file in entry.files]
     for picture in (*filter(_is_file, drawn), *_beside_data(entry)):
-        yield str(picture), picture.read_bytes
+        yield ranking.place(picture), picture.read_bytes
 
 
 def _beside_data(entry: Entry) -> list[Path]:
