@@ -114,6 +114,11 @@ class TestFinding:
         assert find([path]) == ([path], [])
         assert names(Ranking.from_runs([path])) == [["a"]]
 
+    def test_a_single_folder_or_file_needs_no_list(self, tmp_path):
+        (file,) = put(tmp_path, result("a"))
+        for given in (str(tmp_path), tmp_path, file):
+            assert names(Ranking.from_runs(given)) == [["a"]]
+
     def test_a_file_reached_twice_counts_once(self, tmp_path):
         (path,) = put(tmp_path, result())
         (tmp_path / "again").symlink_to(tmp_path / "0", target_is_directory=True)

@@ -139,10 +139,10 @@ class Ranking:
     roots: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def from_runs(cls, paths: Iterable[Path | str], w: float = 0.5, g: float = 0.5) -> Ranking:
+    def from_runs(cls, paths: Path | str | Iterable[Path | str], w: float = 0.5, g: float = 0.5) -> Ranking:
         """Rank the runs in the given result files and folders by DDRS at `w`; ARS is computed at `g`.
 
-            ranking = Ranking.from_runs(["runs"])
+            ranking = Ranking.from_runs("runs")         # or several: ["runs", "leaderboard/submissions"]
             ranking                                     # in a notebook: its tables
             ranking.at(w=0.8).groups[0].entries[0]      # the first of a group at another weight
             pandas.DataFrame(ranking.to_dicts())        # a row an entry
@@ -151,7 +151,7 @@ class Ranking:
         [0, 1], for a path that does not exist, and when nothing is left to rank.
         """
         _check(w, g)
-        paths = list(map(Path, paths))
+        paths = [Path(path) for path in ([paths] if isinstance(paths, Path | str) else paths)]
         runs, apart = collect(paths)
         if not runs:
             raise InputError(_nothing(paths, apart))
@@ -195,7 +195,7 @@ class Ranking:
         return [
             {
                 "files": list(map(self.place, apart.files)),
-                "why": with_places(apart.sentence, apart.files, self.roots),
+                "why": with_places(apart.sentence, (*apart.files, *apart.others), self.roots),
             }
             for apart in self.apart
         ]

@@ -133,7 +133,7 @@ def legend(ranking: Ranking, sign: str, interval: bool = True, ranks: bool = Tru
         "accuracies are fractions. HLR: lower is better; all others: higher is better."
         + (" 95 %: Student's interval of the mean over seeds." * interval)
         + (" ranks: the 95 % interval of the rank; =: seeds do not tell it apart from the first." * ranks)
-        + (" first: the probability of being first with other seeds." * ranks)
+        + (" first: the probability of being first by resampling seeds; too high where entries are tied." * ranks)
         + (" *: a published reference, not measured." if has_reference(ranking) else "")
     )
 
