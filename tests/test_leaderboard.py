@@ -27,7 +27,7 @@ from ddrank.errors import InputError
 from ddrank.leaderboard import Ranking, figures, tables, terminal
 from ddrank.leaderboard.__main__ import main
 from ddrank.leaderboard.architectures import architectures
-from ddrank.leaderboard.collect import collect, find
+from ddrank.leaderboard.collect import Apart, Run, collect, find
 from ddrank.leaderboard.latex import to_latex
 from ddrank.leaderboard.sweep import PrintRanking
 from ddrank.result import Arm, Result
@@ -114,6 +114,11 @@ class TestFinding:
         assert find([path]) == ([path], [])
         assert names(Ranking.from_runs([path])) == [["a"]]
 
+    def test_a_single_folder_or_file_needs_no_list(self, tmp_path):
+        (file,) = put(tmp_path, result("a"))
+        for given in (str(tmp_path), tmp_path, file):
+            assert names(Ranking.from_runs(given)) == [["a"]]
+
     def test_a_file_reached_twice_counts_once(self, tmp_path):
         (path,) = put(tmp_path, result())
         (tmp_path / "again").symlink_to(tmp_path / "0", target_is_directory=True)
@@ -126,6 +131,31 @@ class TestFinding:
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
         assert len(find([tmp_path / "runs"])[0]) == 1
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ("/home/ada/runs", "dm/0/result.json"),
+            ("/home/ada/runs/dm/0/result.json", "result.json"),
+            ("../../../home/ada", "runs/dm/0/result.json"),
+            ("../../../home/ada/result.json", "result.json"),
+            (".", "runs/dm/0/result.json"),
+            ("runs", "dm/0/result.json"),
+            ("runs/dm/0/result.json", "runs/dm/0/result.json"),
+        ],
+    )
+    def test_others_are_told_the_place_of_a_file_below_the_folder_that_was_given(self, given, expected):
+        root = Path(given)
+        files = (root if root.suffix else root / expected,)
+        sentence = f"{files[0]} and {files[0]}.old cannot be read"
+        ranking = Ranking.of([Run(result(), files)], [Apart(files, sentence)], roots=[root]).at(w=0.1)
+        assert tables.to_dict(ranking)["groups"][0]["entries"][0]["files"] == [expected]
+        why = f"{expected} and {expected}.old cannot be read"
+        assert tables.to_dict(ranking)["set_apart"] == [{"files": [expected], "why": why}]
+
+    def test_a_folder_that_cannot_be_listed_is_told_without_its_path(self):
+        ranking = Ranking.of([])
+        assert [ranking.place(Path(path)) for path in ("/", "..", "../..", "/mnt/runs")] == [".", ".", ".", "runs"]
 
     def test_a_path_that_does_not_exist_is_an_error(self, tmp_path):
         put(tmp_path, result())
@@ -711,7 +741,10 @@ class TestCommand:
         assert str(tmp_path / "1" / "result.json") in printed.err
         assert str(tmp_path / "2" / "result.json") in printed.err
         assert "files set apart: 2" in printed.err
-        assert len(json.loads((tmp_path / "out" / "ranking.json").read_text())["set_apart"]) == 2
+        told = json.loads((tmp_path / "out" / "ranking.json").read_text())
+        assert [one["files"] for one in told["set_apart"]] == [["1/result.json"], ["2/result.json"]]
+        assert told["set_apart"][0]["why"].startswith("1/result.json is not JSON")
+        assert told["groups"][0]["entries"][0]["files"] == ["0/result.json"]
 
     def test_each_broken_file_is_set_apart_with_its_own_sentence_and_the_rest_ranked(self, tmp_path, capsys):
         def broken(name: str, **changes) -> Path:

@@ -236,9 +236,12 @@ class TestPictures:
     def test_one_that_cannot_be_read_is_said(self, tmp_path):
         saved(tmp_path, runs(ipcs=(1,), models=("mlp",)))
         (tmp_path / "0" / "images.png").write_bytes(png()[:60])
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "result.json").write_text("{")
         text = page.to_html(Ranking.from_runs([tmp_path]))
+        assert tmp_path.name not in text
         (sentence,) = told(text)["left_out"]
-        assert sentence.startswith(f"The picture {tmp_path / '0' / 'images.png'} cannot be shown (")
+        assert sentence.startswith("The picture 0/images.png cannot be shown (")
         assert told(text, "pictures") == {}
 
     def test_they_shrink_and_then_are_left_out_to_keep_the_page_small(self, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -24,8 +25,9 @@ import ddrank
 from ddrank.leaderboard import Ranking, submission
 from ddrank.leaderboard.__main__ import main
 from ddrank.leaderboard.about import About, together
-from ddrank.leaderboard.collect import find
+from ddrank.leaderboard.collect import collect, find
 from ddrank.leaderboard.configuration import configuration
+from ddrank.leaderboard.page.thumbnails import originals
 from ddrank.leaderboard.portable import portable, without_places
 from ddrank.leaderboard.schema import schema
 from ddrank.leaderboard.submission import Submission
@@ -69,6 +71,15 @@ HOSTILE = (
     ),
     (lambda c: c["result"]["config"].update(paths={"store": "/home/ada"}), "paths in its result names a place"),
     (lambda c: c["result"]["config"].update(x={"y": "/home/ada"}), "x in its result names a place"),
+    (
+        lambda c: c["result"]["config"].update(x=["trained in /home/ada"]),
+        'result.config.x[0] names a home folder ("trained in /home/ada")',
+    ),
+    (lambda c: c["result"]["config"].update({"x:\\Users\\ada": 1}), "result.config names a home folder"),
+    (
+        lambda c: c["result"]["environment"].update(device="x /root/ada"),
+        "result.environment.device names a home folder",
+    ),
     (lambda c: c["result"]["environment"].update(host="ada"), 'environment has the key "host"'),
     (lambda c: c["result"]["distilled"].update(sha256="abc"), "expected a sha256"),
     (lambda c: c["result"].update(config=[]), "result.config is [], expected the whole configuration"),
@@ -155,6 +166,13 @@ def rescored(content: dict) -> None:
     content["result"] = Result.of(content["result"], "test").to_dict()
 
 
+def rounded(content: dict) -> None:
+    """One accuracy of a submission or a result as another machine might have found it, and the scores of that."""
+    result = content.get("result", content)
+    result["arms"]["syn_any"]["accuracy"][0] += 2**-20
+    result |= Result.of(result, "test").to_dict()
+
+
 def named(path: Path) -> Path:
     """The file under the name of its content."""
     return path.rename(path.with_name(submission.read(path).file_name))
@@ -206,13 +224,37 @@ class TestSubmit:
         one = Result.load(next(here.rglob("result.json")))
         one.save(here / "one" / "result.json")
         assert main(["submit", "one", *TOLD, "--to", "without"]) == 0
-        replace(one, distilled={**one.distilled, "path": "data/distilled.safetensors"}).save(here / "one/result.json")
         (here / "data").mkdir()
+        data = here / "data" / "distilled.safetensors"
+        data.write_bytes(b"evaluated")
+        told = {"path": "data/distilled.safetensors", "sha256": hashlib.sha256(b"evaluated").hexdigest()}
+        replace(one, distilled=told).save(here / "one/result.json")
         Image.new("RGB", (30, 10), "red").save(here / "data" / "grid.png")
         assert main(["submit", "one", *TOLD, "--to", "with"]) == 0
-        without, beside = (submission.read(next((here / name).iterdir())) for name in ("without", "with"))
-        assert without.about.grid == b""
+        data.write_bytes(b"made anew")
+        assert main(["submit", "one", *TOLD, "--to", "anew"]) == 0
+        names = ("without", "anew", "with")
+        without, anew, beside = (submission.read(next((here / name).iterdir())) for name in names)
+        assert without.about.grid == anew.about.grid == b""
         assert Image.open(io.BytesIO(beside.about.grid)).convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+
+    @pytest.mark.parametrize("side", [9_000, 10_000, 16_000])  # too large, where PIL warns, where PIL refuses
+    def test_a_picture_that_would_fill_memory_is_refused_and_not_shown(self, here, capsys, side):
+        bomb = io.BytesIO()
+        Image.new("1", (side, side)).save(bomb, "PNG")
+        for picture in here.rglob("images.png"):
+            picture.write_bytes(bomb.getvalue())
+        assert "images.png is no picture (it has " in sentence(capsys, "submit", "runs", *TOLD)
+        assert not (here / PLACE).exists()
+        _, (first, second) = originals(Ranking.from_runs(["runs"]))
+        assert first.startswith("The picture digits/ours-ipc1/0/images.png cannot be shown (it has ")
+        assert second.startswith("The picture digits/ours-ipc1/1/images.png")
+
+    @pytest.mark.parametrize("kept", [0, 7, 30, 60])
+    def test_a_picture_that_is_broken_is_refused(self, here, capsys, kept):
+        for picture in here.rglob("images.png"):
+            picture.write_bytes(picture.read_bytes()[:kept])
+        assert "images.png is no picture (" in sentence(capsys, "submit", "runs", *TOLD)
 
     def test_the_same_again_does_nothing_and_another_is_refused(self, submitted, here, capsys):
         before = submitted.read_bytes()
@@ -453,6 +495,34 @@ class TestRanking:
         told = submission.read(submitted).about
         assert (entry.about, entry.result.seeds, len(entry.files)) == (told, [0, 1], 3)
         assert entry.about.grid.startswith(b"\x89PNG")
+
+    def test_a_local_run_that_contradicts_a_submission_is_set_apart_and_the_submission_ranked(self, submitted, here):
+        agreeing, other = sorted((here / "runs").rglob("result.json"))
+        rewritten(other, rounded)
+        for given in (["runs", PLACE], [PLACE, "runs"]):
+            ranking = Ranking.from_runs(given)
+            (entry,) = ranking.groups[0].entries
+            assert entry.result.arms == submission.read(submitted).result.arms
+            assert {file.resolve() for file in entry.files} == {agreeing, submitted}
+            (apart,) = ranking.set_apart()
+            assert apart["files"] == ["digits/ours-ipc1/1/result.json"]
+            assert apart["why"].startswith(f"{submitted.name} and digits/ours-ipc1/1/result.json hold different acc")
+
+    def test_local_runs_that_contradict_each_other_leave_the_submission_ranked(self, here):
+        one, other = sorted((here / "runs").rglob("result.json"))
+        assert main(["submit", str(one), *TOLD]) == 0
+        again = Path(shutil.copytree(other.parent, here / "runs" / "again")) / "result.json"
+        rewritten(again, rounded)
+        ranking = Ranking.from_runs(["runs", PLACE])
+        assert [entry.result.seeds for entry in ranking.groups[0].entries] == [[0]]
+        (apart,) = ranking.apart
+        assert {file.resolve() for file in apart.files} == {one, other, again}
+
+    def test_submissions_that_contradict_each_other_are_set_apart_with_all_local_runs(self, submitted, here):
+        other = Path(shutil.copy(submitted, submitted.with_name("other.json")))
+        rewritten(other, rounded)
+        _, apart = collect(["runs", PLACE])
+        assert [len(one.files) for one in apart] == [4]
 
     def test_a_broken_submission_is_set_apart_and_the_rest_ranked(self, submitted, capsys):
         submitted.with_name("broken.json").write_text('{"schema": "ddrank/submission/1"}')

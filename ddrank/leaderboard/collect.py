@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Apart:
-    """Files that cannot be ranked, and one sentence that says why."""
+    """Files that cannot be ranked, and one sentence that says why; `others` are ranked files that it may name."""
 
     files: tuple[Path, ...]
     sentence: str
+    others: tuple[Path, ...] = ()
 
 
 def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Apart]]:
@@ -64,7 +65,8 @@ def collect(paths: Iterable[Path | str]) -> tuple[list[Run], list[Apart]]:
             results.append((file, result))
         except InputError as error:
             apart.append(Apart((file,), str(error)))
-    runs, conflicting = merge(results)
+    submitted = {file for file, about in abouts.items() if about != UNKNOWN}
+    runs, conflicting = merge(results, submitted)
     runs = [replace(run, about=together([abouts[file] for file in run.files])) for run in runs]
     return runs, apart + conflicting
 
@@ -110,37 +112,68 @@ def check_rankable(result: Result, file: Path) -> None:
             )
 
 
-def merge(results: Iterable[tuple[Path, Result]]) -> tuple[list[Run], list[Apart]]:
+def merge(results: Iterable[tuple[Path, Result]], submitted: Collection[Path] = ()) -> tuple[list[Run], list[Apart]]:
     """One run for each configuration, over the seeds of all its files.
 
     A seed that occurs twice with the same accuracies counts once; with different ones, its configuration is set apart.
-    Whatever is not of a seed (environment, seconds, config) is the first file's.
+    Of one with submissions that agree, only other files are: another machine may round otherwise. Whatever is not of a
+    seed (environment, seconds, config) is the first file's.
     """
     groups: dict[frozenset[tuple[str, str]], list[tuple[Path, Result]]] = {}
     for file, result in results:
         groups.setdefault(frozenset(configuration(result).items()), []).append((file, result))
     runs, apart = [], []
     for group in groups.values():
-        files = tuple(file for file, _ in group)
-        try:
-            runs.append(Run(_merged(group), files))
-        except InputError as error:
-            apart.append(Apart(files, str(error)))
+        kept, conflicting = _without_conflicts(group, submitted)
+        if kept:
+            runs.append(Run(_merged(kept), tuple(file for file, _ in kept)))
+        apart += conflicting
     return runs, apart
 
 
-def _merged(group: Sequence[tuple[Path, Result]]) -> Result:
-    first = group[0][1]
+def _without_conflicts(
+    group: Sequence[tuple[Path, Result]], submitted: Collection[Path]
+) -> tuple[list[tuple[Path, Result]], list[Apart]]:
+    """The files of one configuration that agree with each other, and what is set apart for that."""
+    published = [(file, result) for file, result in group if file in submitted]
+    if _conflict(published):
+        published = []
+    kept, apart = [], []
+    for file, result in group:
+        if published and (sentence := _conflict([*published, (file, result)])):
+            sentence = f"{sentence}: the submission is ranked, and the other left out"
+            apart.append(Apart((file,), sentence, tuple(other for other, _ in published)))
+        else:
+            kept.append((file, result))
+    if sentence := _conflict(kept):
+        files = tuple(file for file, _ in kept if not published or file not in submitted)
+        others = tuple(file for file, _ in published)
+        return published, [*apart, Apart(files, f"{sentence}: give only the right one", others)]
+    return kept, apart
+
+
+def _conflict(group: Sequence[tuple[Path, Result]]) -> str | None:
+    """Which two files of one configuration first hold different accuracies for a seed."""
     seeds: dict[int, tuple[Path, Result, int]] = {}
     for file, result in group:
         for index, seed in enumerate(result.seeds):
             other_file, other, position = seeds.setdefault(seed, (file, result, index))
             if any(arm.accuracy[index] != other.arms[name].accuracy[position] for name, arm in result.arms.items()):
-                raise InputError(
+                return (
                     f"{other_file} and {file} hold different accuracies for seed {seed} of one configuration "
-                    f"({result.method}, {result.dataset}, IPC {result.ipc}, {result.model}): give only the right one"
+                    f"({result.method}, {result.dataset}, IPC {result.ipc}, {result.model})"
                 )
-    places = [(result, index) for _, (_, result, index) in sorted(seeds.items())]
+    return None
+
+
+def _merged(group: Sequence[tuple[Path, Result]]) -> Result:
+    """One result over all seeds of files that agree."""
+    first = group[0][1]
+    seeds: dict[int, tuple[Result, int]] = {}
+    for _, result in group:
+        for index, seed in enumerate(result.seeds):
+            seeds.setdefault(seed, (result, index))
+    places = [found for _, found in sorted(seeds.items())]
     arms = {
         name: Arm(
             accuracy=[result.arms[name].accuracy[index] for result, index in places],

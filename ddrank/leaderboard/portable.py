@@ -1,10 +1,12 @@
-"""What of a result may travel to others: no path, host or account of the machine that made it."""
+"""What may travel to others: of a result no path, host or account of the machine that made it, of a file its place
+among the runs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +42,24 @@ def without_places(value: Any, path: bool = False) -> Any:
     if isinstance(value, list):
         return [without_places(entry, path) for entry in value]
     return _name(value) if isinstance(value, str) and (path or _PLACE.match(value)) else value
+
+
+def place(file: Path, roots: Sequence[Path]) -> str:
+    """Where a file lies for others: below the first of `roots` that holds it, else as it was given, or its name alone
+    where that leads elsewhere than into the working folder."""
+    for root in roots:
+        if file != root and file.is_relative_to(root):
+            return file.relative_to(root).as_posix()
+    if not file.anchor and ".." not in file.parts:
+        return file.as_posix()
+    return "." if file.name in ("", "..") else file.name
+
+
+def with_places(sentence: str, files: Sequence[Path], roots: Sequence[Path]) -> str:
+    """A sentence about `files` with the `place` of each instead of its path."""
+    found = {str(file): place(file, roots) for file in files}
+    longest_first = sorted(found, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), lambda match: found[match[0]], sentence)
 
 
 def _name(text: str) -> str:

@@ -15,6 +15,7 @@ from ddrank.leaderboard import statistics
 from ddrank.leaderboard.about import UNKNOWN, About
 from ddrank.leaderboard.collect import Apart, Run, collect
 from ddrank.leaderboard.configuration import comparability, configuration, differences
+from ddrank.leaderboard.portable import place, with_places
 from ddrank.leaderboard.statistics import DECIMALS
 from ddrank.result import Result
 from ddrank.score import Statistic
@@ -126,18 +127,22 @@ class Group:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All groups of a set of runs, at one w and g, and the files that could not be ranked."""
+    """All groups of a set of runs, at one w and g, and the files that could not be ranked.
+
+    `roots` are the files and folders in which the runs were found; what is published names files by their place below.
+    """
 
     w: float
     g: float
     groups: tuple[Group, ...]
     apart: tuple[Apart, ...] = ()
+    roots: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def from_runs(cls, paths: Iterable[Path | str], w: float = 0.5, g: float = 0.5) -> Ranking:
+    def from_runs(cls, paths: Path | str | Iterable[Path | str], w: float = 0.5, g: float = 0.5) -> Ranking:
         """Rank the runs in the given result files and folders by DDRS at `w`; ARS is computed at `g`.
 
-            ranking = Ranking.from_runs(["runs"])
+            ranking = Ranking.from_runs("runs")         # or several: ["runs", "leaderboard/submissions"]
             ranking                                     # in a notebook: its tables
             ranking.at(w=0.8).groups[0].entries[0]      # the first of a group at another weight
             pandas.DataFrame(ranking.to_dicts())        # a row an entry
@@ -146,15 +151,22 @@ class Ranking:
         [0, 1], for a path that does not exist, and when nothing is left to rank.
         """
         _check(w, g)
-        paths = list(map(Path, paths))
+        paths = [Path(path) for path in ([paths] if isinstance(paths, Path | str) else paths)]
         runs, apart = collect(paths)
         if not runs:
             raise InputError(_nothing(paths, apart))
-        return cls.of(runs, apart, w, g)
+        return cls.of(runs, apart, w, g, paths)
 
     @classmethod
-    def of(cls, runs: Iterable[Run], apart: Iterable[Apart] = (), w: float = 0.5, g: float = 0.5) -> Ranking:
-        """Rank runs that are in memory; what was set apart is only passed on."""
+    def of(
+        cls,
+        runs: Iterable[Run],
+        apart: Iterable[Apart] = (),
+        w: float = 0.5,
+        g: float = 0.5,
+        roots: Iterable[Path] = (),
+    ) -> Ranking:
+        """Rank runs that are in memory; what was set apart and the roots are only passed on."""
         _check(w, g)
         groups: dict[tuple[str, int, str, str], dict[Hashable, list[Run]]] = {}
         for run in runs:
@@ -167,12 +179,26 @@ class Ranking:
             for variant, group in sorted(zip(names, variants.values(), strict=True), key=lambda item: item[0]):
                 entries, told = _entries(group, w, g)
                 ranked.append(Group(*key, entries, variant, told))
-        return cls(w, g, tuple(ranked), tuple(apart))
+        return cls(w, g, tuple(ranked), tuple(apart), tuple(roots))
 
     def at(self, w: float | None = None, g: float | None = None) -> Ranking:
         """The same runs ranked at other weights, without reading a file again."""
         runs = [Run(entry.result, entry.files, entry.about) for group in self.groups for entry in group.entries]
-        return Ranking.of(runs, self.apart, self.w if w is None else w, self.g if g is None else g)
+        return Ranking.of(runs, self.apart, self.w if w is None else w, self.g if g is None else g, self.roots)
+
+    def place(self, file: Path) -> str:
+        """Where a file lies for others: below the folder in which it was found, no path of this machine."""
+        return place(file, self.roots)
+
+    def set_apart(self) -> list[dict[str, Any]]:
+        """The files that could not be ranked, and why, for others: plain dicts with `files` and `why`."""
+        return [
+            {
+                "files": list(map(self.place, apart.files)),
+                "why": with_places(apart.sentence, (*apart.files, *apart.others), self.roots),
+            }
+            for apart in self.apart
+        ]
 
     @property
     def notes(self) -> tuple[str, ...]:

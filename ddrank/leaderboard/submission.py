@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import re
 import stat
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ddrank.errors import InputError
+from ddrank.leaderboard import picture
 from ddrank.leaderboard.about import About
 from ddrank.leaderboard.portable import portable
 from ddrank.leaderboard.schema import breach, place, shown
@@ -29,6 +28,7 @@ MOST_PIXELS = 2000  # of its picture, in width and height
 _MOST_NESTED = 16
 _MOST = 2**63  # of a number
 _TOLERANCE = 1e-9  # of scores: another machine's exponential may round otherwise
+_HOME = re.compile(r"/home/|/Users/|/root/|:\\Users\\")  # anywhere: `portable` knows places by their beginning
 _UNNAMED = ("environment", "seconds", "scores")  # what of a result its file's name does not depend on
 
 
@@ -157,7 +157,7 @@ def _telling(result: Result) -> str | None:
     """What of a result names a place on somebody's machine."""
     harmless = portable(result)
     if harmless == result:
-        return None
+        return _telling_anywhere(result)
     where = next(
         key
         for part in ("distilled", "config")
@@ -167,20 +167,27 @@ def _telling(result: Result) -> str | None:
     return f"{where} in its result names a place on a machine, expected names without folders: make it with `submit`"
 
 
-def _grid(text: str, source: Path | str) -> bytes:
-    from PIL import Image
+def _telling_anywhere(result: Result) -> str | None:
+    """Where a text or a key names a home folder, at its beginning or not."""
+    return next(
+        (
+            f"{place(path)} names a home folder ({shown(text)}), expected no place on a machine: name it otherwise"
+            for path, text in _values(result.to_dict(), ("result",))
+            if isinstance(text, str) and _HOME.search(text)
+        ),
+        None,
+    )
 
+
+def _grid(text: str, source: Path | str) -> bytes:
     if not text:
         return b""
     try:
         content = base64.b64decode(text, validate=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                if max(image.size) > MOST_PIXELS:
-                    raise ValueError(f"it has {image.width} x {image.height} pixels")
-                image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        image = picture.opened(content)
+        if max(image.size) > MOST_PIXELS:
+            raise ValueError(f"it has {image.width} x {image.height} pixels")
+    except ValueError as error:
         raise InputError(
             f"{source}: grid cannot be shown ({error}), expected a PNG of at most {MOST_PIXELS} x {MOST_PIXELS} pixels "
             "in base64"

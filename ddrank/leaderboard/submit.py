@@ -13,6 +13,7 @@ from PIL import Image
 
 from ddrank import atomic
 from ddrank.errors import InputError
+from ddrank.leaderboard import picture
 from ddrank.leaderboard.about import UNKNOWN, About
 from ddrank.leaderboard.collect import Run, collect
 from ddrank.leaderboard.configuration import printable
@@ -80,17 +81,13 @@ def _timeless(submission: Submission) -> Submission:
 
 
 def _grid(run: Run) -> bytes:
-    """A small PNG of the run's images: `images.png` beside its result, or `grid.png` beside the distilled data."""
-    distilled = Path(run.result.distilled.get("path", ""))
-    folder = distilled if distilled.is_dir() else distilled.parent
-    places = [file.parent / "images.png" for file in run.files] + [folder / "grid.png"]
-    found = next((place for place in places if place.is_file()), None)
+    """A small PNG of the run's images, empty where there is no picture of them."""
+    found = next(iter(picture.files(run.result, run.files)), None)
     if found is None:
         return b""
     try:
-        with Image.open(found) as opened:
-            image = opened.convert("RGB")
-    except OSError as error:
+        image = picture.read(found).convert("RGB")
+    except ValueError as error:
         raise InputError(f"{found} is no picture ({error}): remove it, or draw it again") from error
     width = min(_WIDEST, image.width)
     while len(content := _png(image, width)) > MOST_GRID:
@@ -108,8 +105,8 @@ def _png(image: Image.Image, width: int) -> bytes:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ddrank.leaderboard submit",
-        description="Write a finished result as a small file that can be reviewed and ranked: no path of this machine "
-        "is in it.",
+        description="Write a finished result as a small file that can be reviewed and ranked: paths in it are "
+        "cut down to names.",
     )
     parser.add_argument(
         "result",

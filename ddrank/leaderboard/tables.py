@@ -71,14 +71,14 @@ def to_dict(ranking: Ranking) -> dict[str, Any]:
                 "model": group.model,
                 "protocol": group.protocol,
                 "variant": group.variant,
-                "entries": [_entry(entry) for entry in group.entries],
+                "entries": [_entry(ranking, entry) for entry in group.entries],
                 "sweep": _sweep(group),
             }
             for group in ranking.groups
         ],
         "architectures": [asdict(table) for table in architectures(ranking)],
         "notes": list(ranking.notes),
-        "set_apart": [{"files": [str(file) for file in apart.files], "why": apart.sentence} for apart in ranking.apart],
+        "set_apart": ranking.set_apart(),
     }
 
 
@@ -133,7 +133,7 @@ def legend(ranking: Ranking, sign: str, interval: bool = True, ranks: bool = Tru
         "accuracies are fractions. HLR: lower is better; all others: higher is better."
         + (" 95 %: Student's interval of the mean over seeds." * interval)
         + (" ranks: the 95 % interval of the rank; =: seeds do not tell it apart from the first." * ranks)
-        + (" first: the probability of being first with other seeds." * ranks)
+        + (" first: the probability of being first by resampling seeds; too high where entries are tied." * ranks)
         + (" *: a published reference, not measured." if has_reference(ranking) else "")
     )
 
@@ -232,7 +232,7 @@ def _row(ranking: Ranking, group: Group, entry: Entry) -> dict[str, Any]:
     return row
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(ranking: Ranking, entry: Entry) -> dict[str, Any]:
     return {
         "rank": entry.rank,
         "name": entry.name,
@@ -244,7 +244,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "scores": {score: asdict(entry.scores[score]) for score in SCORES if score in entry.scores},
         "arms": {name: asdict(arm) for name, arm in entry.result.arms.items()},
         "intervals": {name: entry.interval(name) for name in (*SCORES, *ARMS) if entry.interval(name)},
-        "files": [str(file) for file in entry.files],
+        "files": list(map(ranking.place, entry.files)),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ddrank import __version__
@@ -57,12 +56,12 @@ def content(ranking: Ranking) -> dict[str, Any]:
                 "over_models": beside[id(group)][1],  # what its entries are called there
                 "tau": [None if math.isnan(tau) else round(tau, 6) for tau in group.sweep.tau.tolist()],
                 "surety": _surety(group, ranking.w, others),
-                "entries": [_entry(entry, configs[_text(entry)]) for entry in group.entries],
+                "entries": [_entry(ranking, entry, configs[_text(entry)]) for entry in group.entries],
             }
             for group in ranking.groups
         ],
         "notes": list(ranking.notes),
-        "set_apart": [{"files": list(map(str, apart.files)), "why": apart.sentence} for apart in ranking.apart],
+        "set_apart": ranking.set_apart(),
     }
 
 
@@ -80,12 +79,7 @@ def _text(entry: Entry) -> str:
     return json.dumps({"config": result.config, "environment": result.environment}, default=str)
 
 
-def _place(file: Path) -> str:
-    """Where a file lies: from the working folder, as it was given, or its last folders."""
-    return f"…/{'/'.join(file.parts[-3:])}" if file.is_absolute() else str(file)
-
-
-def _entry(entry: Entry, config: int) -> dict[str, Any]:
+def _entry(ranking: Ranking, entry: Entry, config: int) -> dict[str, Any]:
     result, about = entry.result, entry.about
     return {
         "name": entry.name,
@@ -96,7 +90,7 @@ def _entry(entry: Entry, config: int) -> dict[str, Any]:
         "data": result.distilled["sha256"],
         "seeds": result.seeds,
         "arms": {name: _arm(result.arms[name]) for name in ARMS if name in result.arms},
-        "files": list(map(_place, entry.files)),
+        "files": list(map(ranking.place, entry.files)),
         "config": config,
         **{name: getattr(about, name) for name in ("paper", "code", "by", "date", "note")},
     }

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from ddrank.leaderboard import picture
 from ddrank.leaderboard.rank import Entry, Ranking
 
 SIZES = (480, 320, 200, 120)  # pixels of the longer side
 MOST = 200  # different data that are shown; the best ranks come first
-_OF_RUN, _OF_DATA = "images.png", "grid.png"  # what an evaluation and a distillation draw
-_MOST_PIXELS = 40_000_000
 
 
 def originals(ranking: Ranking) -> tuple[dict[str, Any], list[str]]:
@@ -29,66 +27,41 @@ def originals(ranking: Ranking) -> tuple[dict[str, Any], list[str]]:
     seen: set[str] = set()
     for entry in entries:
         data = entry.result.distilled["sha256"]
-        for name, read in () if data in seen or data in found else _sources(entry):
+        for name, read in () if data in seen or data in found else _sources(ranking, entry):
             if len(found) == MOST:
                 return found, [*sentences, f"Pictures are shown of the {MOST} best-ranked distilled datasets alone."]
             seen.add(data)
             try:
-                found[data] = _opened(read())
+                found[data] = _small(read())
                 break
-            except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: a broken PNG
+            except ValueError as error:
                 sentences.append(f"The picture {name} cannot be shown ({error}).")
     return found, sentences
 
 
 def shrunk(pictures: Mapping[str, Any], size: int) -> dict[str, str]:
     """The pictures as data URLs, `size` pixels at most along the longer side."""
-    return {data: _url(picture, size) for data, picture in pictures.items()}
+    return {data: _url(whole, size) for data, whole in pictures.items()}
 
 
-def _sources(entry: Entry) -> Iterator[tuple[str, Any]]:
+def _sources(ranking: Ranking, entry: Entry) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Where an entry's picture may be: a name for it and what reads it, the best first."""
     if entry.about.grid:
-        yield f"of {entry.name}", lambda: entry.about.grid
+        yield f"of {entry.name}", partial(picture.opened, entry.about.grid)
         return
-    drawn = [file.with_name(_OF_RUN) for file in entry.files]
-    for picture in (*filter(_is_file, drawn), *_beside_data(entry)):
-        yield str(picture), picture.read_bytes
+    for file in picture.files(entry.result, entry.files):
+        yield ranking.place(file), partial(picture.read, file)
 
 
-def _beside_data(entry: Entry) -> list[Path]:
-    """The picture beside the distilled data, if these are a local file that holds what was evaluated."""
-    path = entry.result.distilled.get("path")
-    if not isinstance(path, str) or not path or "://" in path:
-        return []
-    data = Path(path)
-    picture = data.parent / _OF_DATA
-    if not (_is_file(picture) and _is_file(data)):
-        return []
-    return [picture] * (hashlib.sha256(data.read_bytes()).hexdigest() == entry.result.distilled["sha256"])
+def _small(whole: Any) -> Any:
+    whole.thumbnail((2 * SIZES[0],) * 2)
+    return whole.convert("RGB")
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def _opened(content: bytes) -> Any:
+def _url(whole: Any, size: int) -> str:
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(content), formats=("PNG",))
-    if picture.width * picture.height > _MOST_PIXELS:
-        raise ValueError(f"it has {picture.width} x {picture.height} pixels")
-    picture.thumbnail((2 * SIZES[0],) * 2)
-    return picture.convert("RGB")
-
-
-def _url(picture: Any, size: int) -> str:
-    from PIL import Image
-
-    copy = picture.copy()
+    copy = whole.copy()
     copy.thumbnail((size, size), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     copy.save(content, "WEBP", quality=80, method=4)
