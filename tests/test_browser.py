@@ -437,7 +437,7 @@ def test_an_entry_tells_all_that_is_known_of_it(visit, ranking, folder):
     tab = visit("#ipc=1&model=convnet3&entry=dm")
     (entry,) = (entry for entry in group_of(ranking).entries if entry.name == "dm")
     details = tab.text_content("#entry")
-    for text in (entry.result.distilled["sha256"], "runs/0/result.json", "5 (0, 1, 2, 3, 4)", "dsa", "strict"):
+    for text in (entry.result.distilled["sha256"], "0/result.json", "5 (0, 1, 2, 3, 4)", "dsa", "strict"):
         assert text in details
     for arm, statistic in entry.accuracies.items():
         row = tab.text_content(f"#entry tr:has(code:text-is('{arm}'))")

@@ -16,7 +16,7 @@ class PrintRanking(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Rank what lies under hydra.sweep.dir, at score.w and score.g. Says what is wrong and never raises."""
-        if config.plan:
+        if config.get("plan"):
             return
         from ddrank.build import build
         from ddrank.leaderboard.rank import Ranking
