@@ -253,6 +253,12 @@ def test_the_gate_skips_what_is_above_the_threshold_and_nothing_else(tmp_path):
     assert gave["skipped"] == 0.5
 
 
+def test_a_gate_that_skips_most_iterations_is_named(command):
+    done = command("distill", *QUICK, "job.frames=0", "method.distiller.threshold=0.5")
+    assert done.code == 0, done.err
+    assert "DATM: 6 of 6 iterations changed nothing" in " ".join(done.err.split())
+
+
 def test_the_average_of_the_images_is_what_is_kept(tmp_path):
     """With a decay of 0.8: 0.8^2 of the first images, 0.8 * 0.2 of those after a step, 0.2 of those after two."""
     matching = fresh(DATM(**SMALL, ema_decay=0.8), task(tmp_path))

@@ -115,7 +115,13 @@ class AlignedMatching(Matching):
         self._datm, self._average, self._skipped = datm, images.detach().clone(), 0
 
     def step(self, iteration: int) -> dict[str, Tensor | float]:
-        return super().step(iteration) | {"skipped": self._skipped / (iteration + 1)}
+        values, datm = super().step(iteration), self._datm
+        if iteration + 1 == datm.iterations and 2 * self._skipped > datm.iterations:
+            self._task.display.say(
+                f"DATM: {self._skipped} of {datm.iterations} iterations changed nothing, their loss being above "
+                f"method.distiller.threshold={datm.threshold:g}: choose a larger one"
+            )
+        return values | {"skipped": self._skipped / (iteration + 1)}
 
     def start_epoch(self, iteration: int) -> int:
         datm = self._datm
