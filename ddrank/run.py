@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddrank import crew
+from ddrank import crew, ranks
 from ddrank.config import check
 from ddrank.launch import launch
 
@@ -57,7 +57,8 @@ def arguments(typed: list[str]) -> list[str]:
 
 
 def main() -> None:
-    launch(evaluation, "config", arguments)
+    with ranks.led():
+        launch(evaluation, "config", arguments)
 
 
 if __name__ == "__main__":
