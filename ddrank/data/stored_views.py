@@ -119,8 +119,8 @@ class StoredViews:
 
 class ViewBatches:
     """The training batches of samples with stored views, epoch after epoch, as dicts: `image`, as it was seen, `label`,
-    `view_label` (n, classes) logits and, of mixed batches, `partner` and `lam`. Replayed where the images lie. A rank of
-    a `team` gets its part of every batch, with its `weight` and, of mixed ones, `partner_label`."""
+    `view_label` (n, classes) logits and, of mixed batches, `partner` and `lam`. Replayed where the images lie. A rank
+    of a `team` gets its part of every batch, with its `weight` and, of mixed ones, `partner_label`."""
 
     def __init__(self, samples: Samples, pin: bool = False, team: Team = ALONE):
         self._samples, self._pin, self._team = samples, pin, team
