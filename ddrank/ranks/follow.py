@@ -30,6 +30,8 @@ def follow(of_this: Place) -> NoReturn:
     except InputError as error:
         channel.send(kind="refused", said=str(error))
         os._exit(2)
+    except SystemExit as stop:  # SIGTERM, of which there is nothing to say
+        os._exit(stop.code)
     except BaseException:
         channel.send(kind="failed", said=traceback.format_exc())
         os._exit(1)

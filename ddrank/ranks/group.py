@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -129,6 +130,8 @@ class _Group:
         """Have the followers work on `assignment`, while the block does."""
         try:
             self._busy = True
+            if self._over:
+                raise InputError(f"{assignment.name}: the other processes ended with an earlier student: start anew")
             if self._gone:
                 raise self._loss(assignment.name)
             if self._team is None:
@@ -180,13 +183,17 @@ class _Group:
         there = replace(self._place, rank=rank, local_rank=rank).environment()
         host, port = self._door.getsockname()[:2]
         paths = os.pathsep.join(path for path in sys.path if path)
-        return subprocess.Popen(
-            [sys.executable, "-m", "ddrank.ranks.follow"],
-            env=os.environ | there | {LEADER: f"{host}:{port}", "PYTHONPATH": paths},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt is for the leader
-        )
+        # Inherited: an interrupt is for the leader, and its end that of the followers.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "ddrank.ranks.follow"],
+                env=os.environ | there | {LEADER: f"{host}:{port}", "PYTHONPATH": paths},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _let_in(self) -> None:
         while True:
