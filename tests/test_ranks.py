@@ -120,8 +120,8 @@ def test_two_ranks_have_every_batch_between_them(count, batch_size, sizes):
     seen = torch.cat([batch["image"] for parts in zip(*whole, strict=True) for batch in parts])
     assert torch.equal(seen, data.images)
     for parts in zip(*whole, strict=True):  # a mean over ranks of weighted means is the mean over the batch
-        means = [batch["image"].mean() * batch["weight"] for batch in parts]
-        assert sum(means) / 2 == pytest.approx(torch.cat([batch["image"] for batch in parts]).mean(), abs=1e-6)
+        mean = sum(batch["image"].mean() * batch["weight"] for batch in parts) / 2
+        assert float(mean) == pytest.approx(float(torch.cat([batch["image"] for batch in parts]).mean()), abs=1e-6)
     assert Batches(data, batch_size, team=Team(1, 2)).sizes == {
         size: [len(batch["label"]) for batch in whole[1]].count(size)
         for size in {len(batch["label"]) for batch in whole[1]}
