@@ -28,6 +28,7 @@ from ddrank.crew import Crew, cores, possible
 from ddrank.data.samples import Samples
 from ddrank.errors import InputError
 from ddrank.forward import Forward
+from ddrank.ranks.strategy import Terminated, among
 from ddrank.ranks.team import Team, team
 
 if TYPE_CHECKING:
@@ -116,14 +117,10 @@ class Engine:
 
     def trainer(self, epochs: int, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
         """A Lightning trainer for one fit that logs, saves and prints nothing of its own."""
-        if self.ranks > 1:
-            from ddrank.ranks import strategy
-
-            options |= strategy.options(self.team, self.device)
-            callbacks = [*callbacks, strategy.Terminated()]
+        apart = [Terminated()] if self.ranks > 1 else []
         return Trainer(
             max_epochs=epochs,
-            callbacks=[*callbacks, _Endings(), _Trimming(self)],
+            callbacks=[*callbacks, *apart, _Endings(), _Trimming(self)],
             accelerator="gpu" if self.device == "cuda" else self.device,
             precision="32-true" if self.precision == "tf32" else self.precision,
             logger=False,
@@ -133,7 +130,8 @@ class Engine:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             inference_mode=False,  # its tensors are of another kind, for which a network would be compiled once more
-            **{"devices": 1} | options,
+            **among(self.team, self.device),
+            **options,
         )
 
     def forward(self, network: nn.Module) -> Forward:

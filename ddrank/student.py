@@ -112,8 +112,9 @@ class Student(LightningModule):
         self._epoch.clear()
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        label = batch["label"]
-        self.accuracy.update(self(batch["image"])[: len(label)], label)
+        label, logits = batch["label"], self(batch["image"])
+        if len(label):  # none of a batch of fillings
+            self.accuracy.update(logits[: len(label)], label)
 
     def on_validation_epoch_end(self) -> None:
         epoch = self.current_epoch + 1 if self.trainer.state.fn == "fit" else self.training_recipe.epochs

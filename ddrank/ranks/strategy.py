@@ -14,10 +14,15 @@ from lightning.pytorch.strategies import DDPStrategy
 from ddrank.ranks.team import Team
 
 
-def options(team: Team, device: str) -> dict[str, Any]:
+def among(team: Team, device: str) -> dict[str, Any]:
     """Arguments of a Trainer for this rank of `team`: to Lightning each rank is a node with one device, whichever of
     the machine's devices a process may see. Batch normalisation takes its statistics over the whole batch on CUDA,
-    where torch can; over a rank's part of it on the CPU."""
+    where torch can; over a rank's part of it on the CPU.
+
+    A team of one says so too: Lightning would look at what torchrun and Slurm say of the others.
+    """
+    if team.ranks == 1:
+        return {"devices": 1, "plugins": [_Ranks(team)]}
     return {
         "strategy": _Strategy(cluster_environment=_Ranks(team)),
         "num_nodes": team.ranks,
