@@ -23,7 +23,8 @@ _JOBS = itertools.count()  # of this process
 def evaluation(config: DictConfig) -> None:
     """One job: evaluate what `config` says and print its table; or, with `plan`, what that would take."""
     check(config)
-    crew.prepare(config.engine.workers)
+    if (config.engine.devices, config.engine.nodes) == (1, 1):
+        crew.prepare(config.engine.workers)
     from ddrank.engine import process_began
     from ddrank.evaluation import evaluate
     from ddrank.table import print_result

@@ -59,6 +59,8 @@ def expect(devices: int, nodes: int) -> None:
                 f"engine.nodes={nodes}, but this process was started alone: start one for each device, with srun or "
                 "torchrun (docs/scale.md shows how)"
             )
+        if _group is not None and _group.ranks != ranks:
+            _dismiss()
         return
     if of_this.ranks != ranks:
         raise InputError(
@@ -81,8 +83,6 @@ def together(assignment: Assignment, engine: Engine) -> Iterator[None]:
     if engine.ranks == 1:
         yield
         return
-    if _group is not None and _group.ranks != engine.ranks:
-        _dismiss()
     if _group is None:
         _open(None, engine.ranks)
     with _group.at_work(assignment, engine):
@@ -208,8 +208,8 @@ class _Group:
         def told(message: dict[str, Any] | None) -> None:
             nonlocal rank
             if rank is None:
-                rank = (message or {}).get("rank")
-                if rank is not None:
+                if isinstance((message or {}).get("rank"), int):
+                    rank = message["rank"]
                     self._channels[rank] = channel
             elif message is not None:
                 self._said[rank] = message
