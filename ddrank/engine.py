@@ -28,6 +28,7 @@ from ddrank.crew import Crew, cores, possible
 from ddrank.data.samples import Samples
 from ddrank.errors import InputError
 from ddrank.forward import Forward
+from ddrank.ranks.place import place
 from ddrank.ranks.strategy import Terminated, among
 from ddrank.ranks.team import Team, team
 
@@ -46,7 +47,8 @@ PRECISIONS = ("32-true", "tf32", "bf16-mixed", "16-mixed")
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and how students are trained; only `precision` changes their numbers by more than rounding.
+    """Where and how students are trained; only `precision` and the number of devices change their numbers by more than
+    rounding.
 
     Attributes:
         device: cpu, cuda or mps.
@@ -314,8 +316,9 @@ def _devices(config: DictConfig, device: str) -> int:
     there = torch.cuda.device_count() if device == "cuda" else 1
     if config.devices == "auto":
         return there
-    if config.devices > 1 and device == "mps":
-        raise InputError(f"engine.devices={config.devices}, but mps is one device: choose 1")
+    started_here = place() is None  # others may see a GPU each
+    if config.devices > there and (device == "mps" or (device == "cuda" and started_here)):
+        raise InputError(f"engine.devices={config.devices}, but this machine has {there} ({device}): choose {there}")
     return config.devices
 
 

@@ -64,7 +64,7 @@ class Resume(Callback):
         if not self._team.told(self._pace.due):
             return
         random = random_state(student.device.type)
-        ranks = self._team.gathered({"random": random, "student": {"epoch": student.progress()["epoch"]}})
+        ranks = self._team.gathered({"random": random, "student": {"epoch": student.progress()["epoch"].cpu()}})
         if not self._team.leads:
             return
         seconds = student.seconds + time.monotonic() - self._began

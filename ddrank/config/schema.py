@@ -137,7 +137,7 @@ class Protocol:
 
 @dataclass
 class Engine:
-    """How the arithmetic is done; only `precision` changes results by more than rounding."""
+    """How the arithmetic is done; only `precision` and the number of devices change results by more than rounding."""
 
     name: str = MISSING
     accelerator: str = "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -164,6 +165,8 @@ class _Group:
         """End all connections, and thereby all followers."""
         global _group
         self._over = True
+        with suppress(OSError):
+            self._door.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits at it
         self._door.close()
         for channel in list(self._channels.values()):
             channel.close()

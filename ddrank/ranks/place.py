@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ddrank.crew import cores
+
 LEADER = "DDRANK_LEADER"  # in the environment of followers that the leader has started: where it listens, HOST:PORT
 LOOPBACK = "127.0.0.1"
 
@@ -63,11 +65,18 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
             rank=int(environment["SLURM_PROCID"]),
             ranks=int(environment["SLURM_STEP_NUM_TASKS"]),
             local_rank=int(environment["SLURM_LOCALID"]),
-            beside=1,  # Slurm binds each task to cores of its own
+            beside=_beside(environment),
             address=environment.get("MASTER_ADDR") or first_node(environment["SLURM_STEP_NODELIST"]),
             port=int(environment.get("MASTER_PORT") or 20000 + (31 * int(environment["SLURM_JOB_ID"]) + step) % 40000),
         )
     return None
+
+
+def _beside(environment: Mapping[str, str]) -> int:
+    """How many tasks of a job step share this one's cores: one where Slurm binds each to cores of its own, else all of
+    its node."""
+    bound = cores() < int(environment.get("SLURM_CPUS_ON_NODE", 1))
+    return 1 if bound else int(re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0])
 
 
 def first_node(nodes: str) -> str:
