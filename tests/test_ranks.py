@@ -193,34 +193,6 @@ def test_a_student_with_small_batches_is_the_leaders_alone():
     assert TWO.in_key(4, 30) == {"precision": "32-true", "ranks": 2}
 
 
-def test_killed_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddrank.checkpoint.WRITING_SHARE", 0)
-    often = replace(TWO, checkpoint_every=1e-9)
-    crop = {"part": {"_target_": "ddrank.augment.Views", "transforms": [{"RandomCrop": {"size": 8, "padding": 2}}]}}
-    job = assignment(samples(36), epochs=4, keep_weights=True)
-    job = replace(job, aug=crop, model={"_target_": "watched.Dropping", "name": "dropping"})
-    undisturbed = run(job)
-    job, went_on = replace(job, checkpoint=Checkpoint(tmp_path / "state.pt")), []
-    dies = crop | {"dies": {"_target_": "watched.Ends", "rank": 1, "how": "killed", "epoch": 2, "batch": 3}}
-    with pytest.raises(InputError, match="lost with rank 1 of 2: its process ended"):
-        run(replace(job, aug=dies), often)
-    resumed = run(job, often, resumed=went_on.append)
-    assert went_on == [2]
-    assert all(torch.equal(tensor, resumed.weights[name]) for name, tensor in undisturbed.weights.items())
-    assert (resumed.accuracy, resumed.losses) == (undisturbed.accuracy, undisturbed.losses)
-    assert len(Checkpoint(tmp_path / "state.pt").saved()["others"]) == 1
-
-
-def test_what_a_rank_refuses_or_raises_is_said_by_the_leader():
-    for rank, how, kind, said in (
-        (1, "refuses", InputError, "rank 1: it cannot be done"),
-        (1, "raises", RuntimeError, "a student failed in rank 1 of 2:\nTraceback.*ValueError: a defect"),
-        (0, "raises", ValueError, "^a defect$"),
-    ):
-        with pytest.raises(kind, match=f"(?s){said}"):
-            run(assignment(samples(36), aug="Ends", arguments={"rank": rank, "how": how}))
-
-
 # --- through the commands ---
 
 RUN = [
@@ -254,13 +226,6 @@ def test_every_way_to_start_a_run_has_the_same_numbers(command, process, modules
     assert {arm: key.get("ranks") for arm, key in keys.items()} == dict.fromkeys(keys, 2)
 
 
-def test_more_processes_than_the_engine_has_devices_end_with_one_sentence(process, modules, tmp_path):
-    torchrun = ["--standalone", "--nproc-per-node=2", "-m", "ddrank.run"]
-    there = process("torch.distributed.run", *torchrun, *RUN)
-    assert there.code != 0
-    assert there.err.count("ddrank: 2 processes were started, but engine.devices=1 is 1") == 1
-
-
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed (ddrank[slurm])")
 def test_a_sweep_of_jobs_of_two_processes(command, modules, tmp_path):
     swept = command("run", "-m", *RUN, "hydra/launcher=submitit_local", "engine.devices=2", "paths.store=other")
@@ -268,3 +233,33 @@ def test_a_sweep_of_jobs_of_two_processes(command, modules, tmp_path):
     assert command("run", *RUN, "engine.devices=2").code == 0
     swept, alone = results(tmp_path)
     assert swept["arms"] == alone["arms"]
+
+
+# --- ranks that end; the next student has new ones ---
+
+
+def test_killed_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddrank.checkpoint.WRITING_SHARE", 0)
+    often = replace(TWO, checkpoint_every=1e-9)
+    crop = {"part": {"_target_": "ddrank.augment.Views", "transforms": [{"RandomCrop": {"size": 8, "padding": 2}}]}}
+    job = assignment(samples(36), epochs=4, keep_weights=True)
+    job = replace(job, aug=crop, model={"_target_": "watched.Dropping", "name": "dropping"})
+    undisturbed = run(job)
+    job, went_on = replace(job, checkpoint=Checkpoint(tmp_path / "state.pt")), []
+    dies = crop | {"dies": {"_target_": "watched.Ends", "rank": 1, "how": "killed", "epoch": 2, "batch": 3}}
+    with pytest.raises(InputError, match="lost with rank 1 of 2: its process ended"):
+        run(replace(job, aug=dies), often)
+    resumed = run(job, often, resumed=went_on.append)
+    assert went_on == [2]
+    assert all(torch.equal(tensor, resumed.weights[name]) for name, tensor in undisturbed.weights.items())
+    assert (resumed.accuracy, resumed.losses) == (undisturbed.accuracy, undisturbed.losses)
+    assert len(Checkpoint(tmp_path / "state.pt").saved()["others"]) == 1
+
+
+def test_what_a_rank_refuses_or_raises_is_said_by_the_leader():
+    for rank, how, kind, said in (
+        (1, "refuses", InputError, "rank 1: it cannot be done"),
+        (0, "raises", ValueError, "^a defect$"),
+    ):
+        with pytest.raises(kind, match=f"(?s){said}"):
+            run(assignment(samples(36), aug="Ends", arguments={"rank": rank, "how": how}))
