@@ -126,10 +126,9 @@ class _Work:
 def _place() -> Place:
     """The place of this process among those of its job, each of which has cores of its own."""
     from submitit.helpers import TorchDistributedEnvironment
-    from submitit.job_environment import JobEnvironment
 
-    there, alone = TorchDistributedEnvironment(), JobEnvironment().num_nodes == 1
-    address = LOOPBACK if alone else there.master_addr
+    there = TorchDistributedEnvironment()
+    address = LOOPBACK if there.local_world_size == there.world_size else there.master_addr
     return Place(there.rank, there.world_size, there.local_rank, 1, address, there.master_port)
 
 
