@@ -253,10 +253,11 @@ def test_killed_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     assert len(Checkpoint(tmp_path / "state.pt").saved()["others"]) == 1
 
 
-def test_what_a_rank_refuses_or_raises_is_said_by_the_leader():
+def test_what_ends_a_rank_ends_all_and_is_said_by_the_leader():
     for rank, how, kind, said in (
         (1, "refuses", InputError, "rank 1: it cannot be done"),
         (0, "raises", ValueError, "^a defect$"),
+        (0, "terminated", SystemExit, "^143$"),
     ):
         with pytest.raises(kind, match=f"(?s){said}"):
             run(assignment(samples(36), aug="Ends", arguments={"rank": rank, "how": how}))

@@ -28,7 +28,7 @@ class SameWeights(Callback):
 
 
 class Ends(Callback):
-    """How rank `rank` ends, before a step: "killed", "refuses" or "raises"."""
+    """How rank `rank` ends, before a step: "killed", "terminated", "refuses" or "raises"."""
 
     def __init__(self, rank: int, how: str, epoch: int = 0, batch: int = 0):
         self.rank, self.how, self.at = rank, how, (epoch, batch)
@@ -38,6 +38,9 @@ class Ends(Callback):
             return
         if self.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         raise InputError("it cannot be done") if self.how == "refuses" else ValueError("a defect")
 
 

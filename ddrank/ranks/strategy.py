@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from typing import Any, NoReturn
 
 import torch
@@ -85,13 +83,9 @@ class Terminated(Callback):
     """SIGTERM ends a rank at once, and thereby all others. Lightning's own way asks the leader before every step, on
     the device, whether it has had one, and talks to the others within the handler of the signal."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer._signal_connector._sigterm_notifier_fn = _end  # before it is registered
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-        self.on_validation_start(trainer, pl_module)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _end)  # Lightning puts back what was there before
 
 
 def _end(number: int, frame: Any) -> NoReturn:
