@@ -31,6 +31,7 @@ class Arm:
         count: how many samples that is.
         teachers: label every augmented view where the method's labels are `multi`.
         lr: a learning rate that is given and not searched for.
+        views: those that the students are trained on, where they are stored.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Arm:
     aug: Mapping[str, Any]
     teachers: Teachers | None = None
     lr: float | None = None
+    views: StoredViews | None = None
 
 
 def arms(
@@ -110,7 +112,7 @@ def arms(
         teachers=teachers if labels == "multi" else None,
         lr=method.lr if distilled.lr is None else distilled.lr,
     )
-    stored = {"source": "distilled, stored views", "samples": viewed, "aug": NO_AUG, "teachers": None}
+    stored = {"source": "distilled, stored views", "samples": viewed, "aug": NO_AUG, "teachers": None, "views": views}
     random = replace(synthetic, name="rdm_any", source=f"random, {labels} labels", samples=drawn, lr=None)
     return [
         Arm(

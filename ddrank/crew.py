@@ -99,6 +99,14 @@ def cores() -> int:
         return available
 
 
+def ending(code: int | None) -> str:
+    """How a process with this exit code has ended."""
+    with contextlib.suppress(ValueError):
+        if code is not None and code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+    return f"exit status {code}"
+
+
 class Crew:
     """Up to `most` workers, started when there is work for them, kept until `close`."""
 
@@ -183,14 +191,14 @@ class _Worker:
     def give(
         self, assignment: Assignment, work: Callable[..., Any] | None, share: Callable[[Samples], _Shared]
     ) -> None:
-        content, parts = _packed(assignment, work)
+        content, parts = packed(assignment, work)
         if len(self._knows) > _SHARED_FILES:
             self.forget()
         for name, part in parts.items():
             if name in self._knows:
                 continue
             if name.startswith("teachers"):
-                self._send("teachers", (name, _saved(part)))
+                self._send("teachers", (name, saved(part)))
             else:
                 shared = share(part)
                 self._send("samples", (name, shared.header))
@@ -212,10 +220,7 @@ class _Worker:
         self.process.join(_PATIENCE)
         code = self.process.exitcode
         self.kill()
-        with contextlib.suppress(ValueError):
-            if code is not None and code < 0:
-                return f"killed by {signal.Signals(-code).name}"
-        return f"exit status {code}"
+        return ending(code)
 
     def _send(self, kind: str, content: Any) -> None:
         self.connection.send_bytes(pickle.dumps((kind, content)))
@@ -262,7 +267,7 @@ def _anonymous_file() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def _packed(assignment: Assignment, work: Callable[..., Any] | None) -> tuple[bytes, dict[str, Any]]:
+def packed(assignment: Assignment, work: Callable[..., Any] | None = None) -> tuple[bytes, dict[str, Any]]:
     """An assignment and what is to be done with it as bytes, and by name what it refers to that workers keep from one
     to the next."""
     from ddrank.data.samples import Samples
@@ -286,11 +291,12 @@ def _packed(assignment: Assignment, work: Callable[..., Any] | None) -> tuple[by
     return content.getvalue(), parts
 
 
-def _saved(teachers: Any) -> bytes:
+def saved(part: Any) -> bytes:
+    """Samples or teachers as bytes, for torch.load."""
     import torch
 
     content = io.BytesIO()
-    torch.save(teachers, content)
+    torch.save(part, content)
     return content.getvalue()
 
 
@@ -328,7 +334,7 @@ def _work(channel: connection.Connection, engine: Engine) -> None:
             parts[name] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=False)
         else:
             try:
-                assignment, work = _unpacked(content, parts)
+                assignment, work = unpacked(content, parts)
                 send("done", (work or run)(assignment, engine, _Ticker(send), partial(send, "resumed")))
             except InputError as error:
                 send("refused", str(error))
@@ -342,7 +348,9 @@ def _follow(evaluation: Any) -> None:
     os._exit(0)
 
 
-def _unpacked(content: bytes, parts: dict[str, Any]) -> tuple[Assignment, Callable[..., Any] | None]:
+def unpacked(content: bytes, parts: dict[str, Any]) -> tuple[Assignment, Callable[..., Any] | None]:
+    """What `packed` made bytes of, with the parts that it refers to."""
+
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, name: str) -> Any:
             return parts[name]

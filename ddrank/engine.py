@@ -12,22 +12,28 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from ddrank import __version__
+from ddrank import __version__, ranks
 from ddrank.crew import Crew, cores, possible
 from ddrank.data.samples import Samples
 from ddrank.errors import InputError
 from ddrank.forward import Forward
+from ddrank.ranks.place import place
+from ddrank.ranks.strategy import Terminated, among
+from ddrank.ranks.team import Team, team
+
+if TYPE_CHECKING:
+    from ddrank.data.stored_views import StoredViews
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _SMALL_STEP = 3 * 64 * 32 * 32  # numbers in a batch of images
@@ -41,7 +47,8 @@ PRECISIONS = ("32-true", "tf32", "bf16-mixed", "16-mixed")
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and how students are trained; only `precision` changes their numbers by more than rounding.
+    """Where and how students are trained; only `precision` and the number of devices change their numbers by more than
+    rounding.
 
     Attributes:
         device: cpu, cuda or mps.
@@ -52,6 +59,7 @@ class Engine:
         channels_last: whether images and weights lie that way; "auto": in reduced precision.
         allocator: keep freed memory in the process.
         checkpoint_every: minutes between two checkpoints of a fit, and before the first; 0: none.
+        devices, nodes: how many devices of each of how many machines train a student together.
     """
 
     device: str = "cpu"
@@ -62,6 +70,34 @@ class Engine:
     channels_last: bool | str = False
     allocator: bool = False
     checkpoint_every: float = 0.0
+    devices: int = 1
+    nodes: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train a student together, with a device each."""
+        return self.devices * self.nodes
+
+    @property
+    def team(self) -> Team:
+        """Those processes, seen from this one."""
+        return team(self.ranks)
+
+    def ranks_for(self, batch_size: int, count: int, views: StoredViews | None = None) -> int:
+        """How many processes train a student on `count` samples, or on stored `views` of them: one, where a batch has
+        fewer than two samples for each of them, for batch normalisation cannot train on one."""
+        smallest = min(batch_size, count) if views is None else min(views.sizes)
+        return self.ranks if smallest >= 2 * self.ranks else 1
+
+    def in_key(self, *batches: Any) -> dict[str, Any]:
+        """What belongs into the key of a student with such batches (see `ranks_for`): several processes draw other
+        augmentations, and on a CPU take the statistics of batch normalisation apart."""
+        count = self.ranks_for(*batches)
+        return {"precision": self.precision} | ({"ranks": count} if count > 1 else {})
+
+    def alone(self) -> Engine:
+        """The same engine for this process alone."""
+        return replace(self, devices=1, nodes=1)
 
     def settle(self) -> None:
         """Set this process up accordingly; needed once in each process that trains."""
@@ -83,11 +119,11 @@ class Engine:
 
     def trainer(self, epochs: int, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
         """A Lightning trainer for one fit that logs, saves and prints nothing of its own."""
+        apart = [Terminated()] if self.ranks > 1 else []
         return Trainer(
             max_epochs=epochs,
-            callbacks=[*callbacks, _Endings(), _Trimming(self)],
+            callbacks=[*callbacks, *apart, _Endings(), _Trimming(self)],
             accelerator="gpu" if self.device == "cuda" else self.device,
-            devices=1,
             precision="32-true" if self.precision == "tf32" else self.precision,
             logger=False,
             enable_checkpointing=False,
@@ -96,6 +132,7 @@ class Engine:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             inference_mode=False,  # its tensors are of another kind, for which a network would be compiled once more
+            **among(self.team, self.device),
             **options,
         )
 
@@ -168,6 +205,7 @@ class Engine:
                 **{name: version(name) for name in packages},
             },
             "device": self.device,
+            **({"devices": self.ranks} if self.ranks > 1 else {}),
             "precision": self.precision,
             "threads": "one for small steps, else all cores" if self.threads == "auto" else self.threads,
             "workers": self.workers,
@@ -219,15 +257,19 @@ def start(config: DictConfig) -> Engine:
             f"engine.precision={config.precision} needs a CUDA GPU, but the device is {device}: choose 32-true or "
             "bf16-mixed"
         )
+    devices = _devices(config, device)
+    ranks.expect(devices, config.nodes)
     engine = Engine(
         device=device,
         precision=config.precision,
         threads=config.threads,
-        workers=_workers(config, device),
+        workers=1 if devices * config.nodes > 1 else _workers(config, device),
         compile=config.compile,
         channels_last=config.channels_last,
         allocator=config.allocator,
         checkpoint_every=config.checkpoint_every or 0.0,
+        devices=devices,
+        nodes=config.nodes,
     )
     engine.settle()
     return engine
@@ -268,6 +310,16 @@ def _device(accelerator: str) -> str:
     if not available[accelerator]:
         raise InputError(f"engine.accelerator={accelerator}, but this machine has none: choose auto or cpu")
     return accelerator
+
+
+def _devices(config: DictConfig, device: str) -> int:
+    there = torch.cuda.device_count() if device == "cuda" else 1
+    if config.devices == "auto":
+        return there
+    started_here = place() is None  # others may see a GPU each
+    if config.devices > there and (device == "mps" or (device == "cuda" and started_here)):
+        raise InputError(f"engine.devices={config.devices}, but this machine has {there} ({device}): choose {there}")
+    return config.devices
 
 
 def _from_libc(name: str) -> Callable[..., int] | None:

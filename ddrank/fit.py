@@ -17,6 +17,7 @@ from ddrank.checkpoint import Checkpoint
 from ddrank.data.samples import Samples
 from ddrank.engine import Engine
 from ddrank.models import build as build_model
+from ddrank.ranks import together
 from ddrank.student import Student, Training, accuracy_on, expect_training, new_network, train
 
 if TYPE_CHECKING:
@@ -88,7 +89,21 @@ def run(
     resumed: Callable[[int], None] = lambda epoch: None,
 ) -> Outcome:
     """Fit and test the student of `assignment`; `advance` is called after every epoch, and `resumed`, where there is a
-    checkpoint to go on from, with the epoch."""
+    checkpoint to go on from, with the epoch. On an engine of several devices, its other processes do the same."""
+    samples = assignment.samples
+    if engine.ranks_for(assignment.training.batch_size, len(samples), samples.views) == 1:
+        engine = engine.alone()
+    with together(assignment, engine):
+        return run_here(assignment, engine, advance, resumed)
+
+
+def run_here(
+    assignment: Assignment,
+    engine: Engine,
+    advance: Callable[..., None] = lambda note="": None,
+    resumed: Callable[[int], None] = lambda epoch: None,
+) -> Outcome:
+    """What each process does in `run`."""
     began = time.time()
     tests = engine.place(assignment.tests)
     with engine.cores(assignment.samples.numbers(assignment.training.batch_size)):
@@ -145,8 +160,9 @@ def _restored(assignment: Assignment, engine: Engine) -> Student:
     network = _network(assignment)
     network.load_state_dict(assignment.weights)
     forward = engine.forward(network.to(engine.device))
-    expect_training(forward, assignment.samples, assignment.training)  # so that it is tested as if trained just now
-    return Student(network, nn.Identity(), assignment.training, assignment.lr, assignment.num_classes, forward=forward)
+    expect_training(forward, assignment.samples, assignment.training, engine.team)  # tested as if trained just now
+    recipe = assignment.training
+    return Student(network, nn.Identity(), recipe, assignment.lr, assignment.num_classes, None, forward, engine.team)
 
 
 def _network(assignment: Assignment) -> nn.Module:

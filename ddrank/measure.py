@@ -214,7 +214,7 @@ class Measurer:
             "criterion": dict(arm.criterion),
             "aug": dict(arm.aug),
             "teachers": arm.teachers.fingerprint if arm.teachers else None,
-            "precision": self._engine.precision,
+            **self._engine.in_key(arm.training.batch_size, arm.count, arm.views),
         }
 
     def _key(self, arm: Arm, seed: int, lr: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ddrank.checkpoint import Checkpoint, Pace, random_state, set_random_state
 from ddrank.data.samples import Batches
 from ddrank.data.stored_views import ViewBatches
+from ddrank.ranks.team import ALONE, Team
 
 
 class Resume(Callback):
@@ -26,17 +27,28 @@ class Resume(Callback):
         seconds: between two checkpoints, at least, and before the first.
         batches: the training batches.
         resumed: is told in which epoch, counted from 0, the fit goes on, if it does.
+        team: the ranks of the fit. The leader says when a checkpoint is due and has the file, in which every rank has
+            its own random state and its losses of the epoch.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, seconds: float, batches: Batches | ViewBatches, resumed: Callable[[int], None]
+        self,
+        checkpoint: Checkpoint,
+        seconds: float,
+        batches: Batches | ViewBatches,
+        resumed: Callable[[int], None],
+        team: Team = ALONE,
     ):
         self._checkpoint, self._pace, self._batches, self._resumed = checkpoint, Pace(seconds), batches, resumed
+        self._team = team
         self._began = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, student: LightningModule) -> None:
-        if (state := self._checkpoint.saved()) is None:
+        if (state := self._team.told(self._checkpoint.saved() if self._team.leads else None)) is None:
             return
+        if not self._team.leads:
+            own = state["others"][self._team.rank - 1]
+            state |= own | {"student": state["student"] | own["student"]}
         student.network.load_state_dict(state["network"])
         trainer.optimizers[0].load_state_dict(state["optimizer"])
         trainer.lr_scheduler_configs[0].scheduler.load_state_dict(state["schedule"])
@@ -49,7 +61,11 @@ class Resume(Callback):
         set_random_state(state["random"], student.device.type)  # the last: nothing is drawn from here on
 
     def on_train_batch_start(self, trainer: Trainer, student: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._pace.due:
+        if not self._team.told(self._pace.due):
+            return
+        random = random_state(student.device.type)
+        ranks = self._team.gathered({"random": random, "student": {"epoch": student.progress()["epoch"].cpu()}})
+        if not self._team.leads:
             return
         seconds = student.seconds + time.monotonic() - self._began
         state = {
@@ -61,6 +77,6 @@ class Resume(Callback):
             "batches": self._batches.state(),
             "epoch": trainer.current_epoch,
             "batch": batch_idx,
-            "random": random_state(student.device.type),
-        }
+            "random": random,
+        } | ({"others": ranks[1:]} if ranks[1:] else {})
         self._pace.timed(lambda: self._checkpoint.keep(state))

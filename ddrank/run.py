@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddrank import crew
+from ddrank import crew, ranks
 from ddrank.config import check
 from ddrank.launch import launch
 
@@ -23,7 +23,8 @@ _JOBS = itertools.count()  # of this process
 def evaluation(config: DictConfig) -> None:
     """One job: evaluate what `config` says and print its table; or, with `plan`, what that would take."""
     check(config)
-    crew.prepare(config.engine.workers)
+    if (config.engine.devices, config.engine.nodes) == (1, 1):
+        crew.prepare(config.engine.workers)
     from ddrank.engine import process_began
     from ddrank.evaluation import evaluate
     from ddrank.table import print_result
@@ -57,7 +58,8 @@ def arguments(typed: list[str]) -> list[str]:
 
 
 def main() -> None:
-    launch(evaluation, "config", arguments)
+    with ranks.led():
+        launch(evaluation, "config", arguments)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from ddrank.data.samples import Batches, Samples, TestBatches
 from ddrank.data.stored_views import ViewBatches
 from ddrank.engine import Engine
 from ddrank.forward import Forward
+from ddrank.ranks.team import ALONE, Team
 from ddrank.resume import Resume
 
 
@@ -61,7 +62,7 @@ class Student(LightningModule):
     Batches are dicts of `image` (N, C, H, W), `label` int64 (N,) and, where one soft label is stored for each image,
     `soft_label` (N, classes) logits. With `teachers`, soft labels are the teachers' mean logits on the image as it
     reaches the student, after augmentation; where those are stored, they are `view_label`. A mixing augmentation leaves
-    `partner` and `lam` in the batch.
+    `partner` and `lam` in the batch. Where a `team` trains it, batches are parts of whole ones, each with a `weight`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Student(LightningModule):
         num_classes: int,
         teachers: Callable[[Tensor], Tensor] | None = None,
         forward: Forward | None = None,
+        team: Team = ALONE,
     ):
         super().__init__()
         self.network = network
@@ -85,6 +87,7 @@ class Student(LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.losses: list[Tensor] = []
         self.tests: list[tuple[int, float]] = []
+        self._team = team
         self.began: float | None = None  # the time of the first training step, seconds since 1970
         self.seconds = 0.0  # spent on it before this process took it up
         self._epoch: list[Tensor] = []
@@ -100,21 +103,23 @@ class Student(LightningModule):
         target = batch.get("soft_label") if of_view is None else of_view
         label = batch["label"] if "label" in self.criterion.needs else None
         loss = mixed_loss(partial(self.criterion, logits), target, label, batch, fixed_target=of_view is None)
+        loss = loss * batch["weight"] if "weight" in batch else loss
         self._epoch.append(loss.detach())
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.losses.append(torch.stack(self._epoch).mean())
+        self.losses.append(self._team.mean(torch.stack(self._epoch)).mean())
         self._epoch.clear()
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        label = batch["label"]
-        self.accuracy.update(self(batch["image"])[: len(label)], label)
+        label, logits = batch["label"], self(batch["image"])
+        if len(label):  # none of a batch of fillings
+            self.accuracy.update(logits[: len(label)], label)
 
     def on_validation_epoch_end(self) -> None:
         epoch = self.current_epoch + 1 if self.trainer.state.fn == "fit" else self.training_recipe.epochs
-        right, count = self.accuracy.tp.sum(), (self.accuracy.tp + self.accuracy.fn).sum()
-        self.tests.append((epoch, int(right) / int(count)))
+        right, false = self._team.sum(torch.stack([self.accuracy.tp.sum(), self.accuracy.fn.sum()])).tolist()
+        self.tests.append((epoch, right / (right + false)))
         self.accuracy.reset()
 
     def progress(self) -> dict[str, Any]:
@@ -179,16 +184,20 @@ def train(
 
     With a `checkpoint`, the state is kept there every `engine.checkpoint_every` minutes; where there is one already,
     training goes on from it, and `resumed` is told in which epoch, counted from 0.
+
+    On an engine of several ranks, each of them calls this and takes its part of every batch; the gradient is that of
+    the mean over the whole batch. Every rank draws its own augmentations, the leader the order of the samples.
     """
+    team = engine.team
     forward = engine.forward(network.to(engine.device))
-    student = Student(network, criterion, training, lr, num_classes, teachers, forward)
-    expect_training(forward, samples, training)
-    loaders = [_training_batches(samples, training, pin=_pin(samples, engine))]
+    student = Student(network, criterion, training, lr, num_classes, teachers, forward, team)
+    expect_training(forward, samples, training, team)
+    loaders = [_training_batches(samples, training, pin=_pin(samples, engine), team=team)]
     if test_every:
         loaders.append(_test_batches(student, tests, engine, training.epochs // test_every))
     resume = []
     if checkpoint is not None and engine.checkpoint_every:
-        resume = [Resume(checkpoint, 60 * engine.checkpoint_every, loaders[0], resumed)]
+        resume = [Resume(checkpoint, 60 * engine.checkpoint_every, loaders[0], resumed, team)]
     trainer = engine.trainer(
         training.epochs,
         callbacks=[*resume, *augmentations, _EpochTick(advance)],
@@ -196,14 +205,15 @@ def train(
         check_val_every_n_epoch=test_every,
     )
     with isolate_rng(include_cuda=engine.device == "cuda"), ExitStack() as stack:
-        seed_everything(derived_seed(seed, "training"), verbose=False)
+        purpose = "training" if team.leads else f"training rank {team.rank}"
+        seed_everything(derived_seed(seed, purpose), verbose=False)
         trainer.fit(student, *(stack.enter_context(loader) for loader in loaders))
     return student
 
 
-def expect_training(forward: Forward, samples: Samples, training: Training) -> None:
-    """Announce the batches of a whole training."""
-    for size, count in _training_batches(samples, training).sizes.items():
+def expect_training(forward: Forward, samples: Samples, training: Training, team: Team = ALONE) -> None:
+    """Announce the batches of a whole training, as this rank of a team sees them."""
+    for size, count in _training_batches(samples, training, team=team).sizes.items():
         forward.expect((size, *samples.images.shape[1:]), count * training.epochs, training=True)
 
 
@@ -231,12 +241,16 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
 
 
-def _training_batches(samples: Samples, training: Training, pin: bool = False) -> Batches | ViewBatches:
-    return Batches(samples, training.batch_size, pin) if samples.views is None else ViewBatches(samples, pin)
+def _training_batches(
+    samples: Samples, training: Training, pin: bool = False, team: Team = ALONE
+) -> Batches | ViewBatches:
+    if samples.views is None:
+        return Batches(samples, training.batch_size, pin, team)
+    return ViewBatches(samples, pin, team)
 
 
 def _test_batches(student: Student, samples: Samples, engine: Engine, passes: int) -> TestBatches:
-    batches = TestBatches(samples, engine.test_batch, pin=_pin(samples, engine))
+    batches = TestBatches(samples, engine.test_batch, pin=_pin(samples, engine), team=engine.team)
     student.call.expect((batches.batch_size, *samples.images.shape[1:]), len(batches) * passes, training=False)
     return batches
 

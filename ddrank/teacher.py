@@ -104,8 +104,8 @@ class TeacherRoom:
             "training": Training.of(teacher).effective(),
             "aug": build.unnamed(teacher.aug),
             "lr": teacher.lr,
-            "precision": self._engine.precision,
             "seed": seed,
+            **self._engine.in_key(teacher.batch_size, len(self._samples(space))),
         }
 
     def _about(self, model: dict[str, Any]) -> dict[str, str]:

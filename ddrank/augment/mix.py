@@ -1,7 +1,8 @@
 """Mixing augmentations: every image of a batch is mixed with a partner from the same batch.
 
 Both callbacks put `batch["partner"]` (N,) int64, each image's partner, and `batch["lam"]`, the image's own share, a
-float in [0, 1], into the batch beside the mixed images. `mixed_loss` mixes the labels accordingly.
+float in [0, 1], into the batch beside the mixed images. `mixed_loss` mixes the labels accordingly. (A part of a stored
+batch has partners beyond itself, and their class indices as `partner_label`.)
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def mixed_loss(
         return loss(target, label)
     lam, partner = batch["lam"], batch["partner"]
     partner_target = target[partner] if fixed_target and target is not None else target
-    partner_label = None if label is None else label[partner]
+    partner_label = None if label is None else batch["partner_label"] if "partner_label" in batch else label[partner]
     return lam * loss(target, label) + (1 - lam) * loss(partner_target, partner_label)
 
 

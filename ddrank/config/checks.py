@@ -104,10 +104,11 @@ def _check_keys(config: DictConfig, where: str = "") -> None:
 
 
 def _check_engine(engine: DictConfig) -> None:
-    for key, words in (("threads", ("auto", "all")), ("workers", ("auto",))):
+    for key, words in (("threads", ("auto", "all")), ("workers", ("auto",)), ("devices", ("auto",))):
         value = engine[key]
         if value not in words and not (type(value) is int and value >= 1):
             raise InputError(f"engine.{key} is {value!r}, expected {' or '.join(words)} or a number of 1 or more")
+    _at_least("engine.nodes", engine.nodes, 1)
     for key in ("compile", "channels_last"):
         if not isinstance(engine[key], bool) and engine[key] != "auto":
             raise InputError(f"engine.{key} is {engine[key]!r}, expected auto, true or false")

@@ -137,7 +137,7 @@ class Protocol:
 
 @dataclass
 class Engine:
-    """How the arithmetic is done; only `precision` changes results by more than rounding."""
+    """How the arithmetic is done; only `precision` and the number of devices change results by more than rounding."""
 
     name: str = MISSING
     accelerator: str = "auto"
@@ -148,6 +148,8 @@ class Engine:
     channels_last: Any = "auto"  # memory layout of images: auto (in reduced precision), true, false
     allocator: bool = True  # keep freed memory in the process (glibc): no page faults at every step
     checkpoint_every: float | None = 5.0  # minutes between checkpoints of a fit, and before the first; 0 or null: none
+    devices: Any = 1  # that train one student together, of each machine: a number, or auto (all GPUs)
+    nodes: int = 1  # machines whose devices train one student together
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ddrank.data.files import Files, moved
 from ddrank.data.stream import Stream
+from ddrank.ranks.team import ALONE, Team
 
 if TYPE_CHECKING:
     from ddrank.data.stored_views import StoredViews
@@ -243,34 +244,42 @@ class Batches(_Passes):
     (`pin`). The order comes from torch's global generator on the CPU, wherever the images are. The last batch may be
     smaller; a batch size above the number of samples gives one batch of them all. A single sample left over joins the
     batch before: batch normalisation cannot train on one.
+
+    A rank of a `team` gets its part of every batch, with the `weight` of that part. The order is the leader's, and what
+    is left over joins the batch before where it has fewer than two samples for each rank.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, pin: bool = False):
+    def __init__(self, samples: Samples, batch_size: int, pin: bool = False, team: Team = ALONE):
         super().__init__(samples, min(batch_size, len(samples)), pin)
+        self._team = team
         self._order = torch.empty(0, dtype=torch.int64)
         self._going_on, self._done = False, 0
 
     def __len__(self) -> int:
         whole, left = divmod(len(self.samples), self.batch_size)
-        return whole + (left > 1)
+        return whole + (left >= 2 * self._team.ranks)
 
     @property
     def sizes(self) -> dict[int, int]:
         """How many batches of which size a pass has."""
-        last = len(self.samples) - (len(self) - 1) * self.batch_size
-        return dict(Counter({self.batch_size: len(self) - 1}) + Counter({last: 1}))
+        return dict(Counter(len(self._team.part(batch)) for batch in self._divided(torch.arange(len(self.samples)))))
 
     def __iter__(self) -> Iterator[dict[str, Tensor] | None]:
-        count = len(self.samples)
         if not self._going_on:
-            self._order, self._done = torch.randperm(count), 0
+            self._order, self._done = self._team.told(torch.randperm(len(self.samples))), 0
         self._going_on = False
-        order = self._order.to(self.samples.images.device)
-        starts = [number * self.batch_size for number in range(len(self))]
-        parts = [order[one:after] for one, after in zip(starts, [*starts[1:], count], strict=True)]
+        wholes = self._divided(self._order.to(self.samples.images.device))[self._done :]
         yield from [None] * self._done
-        for batch in self._drawn(parts[self._done :]):
-            yield _pinned(batch, self.pin)
+        parts = [self._team.part(whole) for whole in wholes]
+        for batch, part, whole in zip(self._drawn(parts), parts, wholes, strict=True):
+            batch = _pinned(batch, self.pin)
+            if self._team.ranks > 1:
+                batch["weight"] = self._team.weight(len(part), len(whole))
+            yield batch
+
+    def _divided(self, order: Tensor) -> tuple[Tensor, ...]:
+        """The batches of a pass, before they are divided between ranks."""
+        return order.tensor_split([number * self.batch_size for number in range(1, len(self))])
 
     def state(self) -> dict[str, Tensor]:
         """What fixes the batches of the pass that has begun."""
@@ -285,22 +294,27 @@ class TestBatches(_Passes):
     """All samples once, in their order, in batches of one size, at most `most`.
 
     The last batch is filled up with copies of the last image, so that every batch has the same shape; its labels are
-    those of the real samples alone.
+    those of the real samples alone. The ranks of a `team` take turns at the batches; where the last turn is not
+    everyone's, the others have a batch of fillings, without labels: all take the same number of steps.
     """
 
     __test__ = False  # not one of pytest's
 
-    def __init__(self, samples: Samples, most: int, pin: bool = False):
-        self._count = -(-len(samples) // most)
+    def __init__(self, samples: Samples, most: int, pin: bool = False, team: Team = ALONE):
+        self._team, self._count = team, -(-len(samples) // most)
         super().__init__(samples, -(-len(samples) // self._count), pin)
 
     def __len__(self) -> int:
-        return self._count
+        return -(-self._count // self._team.ranks)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        starts = range(0, len(self.samples), self.batch_size)
-        for batch in self._drawn([slice(start, start + self.batch_size) for start in starts]):
-            if missing := self.batch_size - len(batch["label"]):
+        size, last = self.batch_size, len(self.samples) - 1
+        numbers = range(self._team.rank, len(self) * self._team.ranks, self._team.ranks)
+        parts = [slice(min(number * size, last), (number + 1) * size) for number in numbers]
+        for number, batch in zip(numbers, self._drawn(parts), strict=True):
+            if number * size > last:
+                batch["label"] = batch["label"][:0]
+            if missing := size - len(batch["image"]):
                 last = batch["image"][-1:].expand(missing, -1, -1, -1)
                 batch["image"] = torch.cat([batch["image"], last])
             yield _pinned(batch, self.pin)

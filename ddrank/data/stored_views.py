@@ -24,7 +24,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from ddrank.augment.replay import Drawn, Frame
 from ddrank.data.readers import sha256_of
 from ddrank.data.samples import Samples
 from ddrank.errors import InputError
+from ddrank.ranks.team import ALONE, Team
 
 FOLDER, INDEX, SCHEMA = "views", "index.json", "ddrank/views/1"
 MIXES = ("none", "mixup", "cutmix")
@@ -117,11 +118,12 @@ class StoredViews:
 
 
 class ViewBatches:
-    """The training batches of samples with stored views, epoch after epoch, as dicts: `image`, seen as stored, `label`,
-    `view_label` (n, classes) logits and, of mixed batches, `partner` and `lam`. Replayed where the images lie."""
+    """The training batches of samples with stored views, epoch after epoch, as dicts: `image`, as it was seen, `label`,
+    `view_label` (n, classes) logits and, of mixed batches, `partner` and `lam`. Replayed where the images lie. A rank
+    of a `team` gets its part of every batch, with its `weight` and, of mixed ones, `partner_label`."""
 
-    def __init__(self, samples: Samples, pin: bool = False):
-        self._samples, self._pin = samples, pin
+    def __init__(self, samples: Samples, pin: bool = False, team: Team = ALONE):
+        self._samples, self._pin, self._team = samples, pin, team
         self._begun = self._done = 0  # passes, and batches of the next one that are not wanted
 
     def __len__(self) -> int:
@@ -130,14 +132,14 @@ class ViewBatches:
     @property
     def sizes(self) -> dict[int, int]:
         """How many batches of which size an epoch has."""
-        return dict(Counter(self._samples.views.sizes))
+        return dict(Counter(len(self._team.part(torch.arange(size))) for size in self._samples.views.sizes))
 
     def __iter__(self) -> Iterator[dict[str, Any] | None]:
         done, self._done = self._done, 0
         self._begun += 1
         yield from [None] * done
-        for batch in self._samples.views.epoch(self._begun - 1)[done:]:
-            yield self._seen(batch)
+        for stored in self._samples.views.epoch(self._begun - 1)[done:]:
+            yield self._seen(stored) if self._team.ranks == 1 else self._part_seen(stored)
 
     def state(self) -> dict[str, int]:
         """What fixes the batches of the pass that has begun."""
@@ -161,6 +163,21 @@ class ViewBatches:
         if self._pin:
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         return tensors if mix is None else tensors | {"lam": mix.share}
+
+    def _part_seen(self, stored: LabelledBatch) -> dict[str, Any]:
+        """This rank's part of a batch: seen with its partners after it, which are then left out."""
+        whole, drawn, mix = len(stored.index), stored.drawn, stored.drawn.mix
+        own = self._team.part(torch.arange(whole))
+        count, places = len(own), own
+        if mix is not None:
+            places = torch.cat([own, mix.partner[own]])
+            mix = replace(mix, partner=torch.arange(2 * count).roll(count))
+        drawn = Drawn(drawn.boxes[places], drawn.flips[places], mix)
+        batch = self._seen(LabelledBatch(stored.index[places], drawn, stored.logits[places]))
+        partners = {} if mix is None else {"partner_label": batch["label"][count:]}
+        for name in ("image", "label", "view_label", *(["partner"] if partners else [])):
+            batch[name] = batch[name][:count]
+        return batch | partners | {"weight": self._team.weight(count, whole)}
 
     def __enter__(self) -> ViewBatches:
         return self

@@ -11,6 +11,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ddrank import ranks
 from ddrank.config import check
 from ddrank.errors import InputError
 from ddrank.launch import launch
@@ -95,6 +96,11 @@ def relabelling(places: list[str], settings: list[str]) -> Callable[[DictConfig]
 
 
 def main() -> None:
+    with ranks.led():
+        _main()
+
+
+def _main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word not in ("convert", "relabel"):
         launch(distillation, "distill")

@@ -55,14 +55,20 @@ class Sweep:
     folder: str
     cores: int
 
-    def run(self, job: Job) -> Loss | None:
-        """Run `job` in this process; what it prints goes to log.txt in its folder. Never raises what it can report."""
+    def enter(self) -> Loss | None:
+        """Set this process up for a job, where that can be: its cores and its folder."""
         for variable in (SHARE, "OMP_NUM_THREADS"):
             os.environ[variable] = str(self.cores)
         try:
             os.chdir(self.folder)
         except OSError as error:
             return Loss(f"there is no {self.folder} there ({error.strerror}): start sweeps in a folder that all have")
+        return None
+
+    def run(self, job: Job) -> Loss | None:
+        """Run `job` in this process; what it prints goes to log.txt in its folder. Never raises what it can report."""
+        if loss := self.enter():
+            return loss
         try:
             Singleton.set_state(self.state)
             setup_globals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
 import time
 from abc import abstractmethod
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from ddrank import ranks
 from ddrank.crew import cores
 from ddrank.errors import InputError
 from ddrank.launchers.jobs import Job, Jobs, Loss, Sweep
+from ddrank.ranks.place import LOOPBACK, Place
 
 if TYPE_CHECKING:
     import submitit
@@ -30,16 +33,20 @@ class _Submitit(Jobs):
     needs, extra, cluster = "submitit", "slurm", ""
     tick = 0.2  # seconds between two looks for ends
 
-    def __init__(self, submitit_folder: str, cpus_per_task: int, **settings: Any):
-        self._folder, self._cpus = submitit_folder, cpus_per_task
+    def __init__(
+        self, submitit_folder: str, cpus_per_task: int, tasks_per_node: int = 1, nodes: int = 1, **settings: Any
+    ):
+        self._folder, self._cpus, self._tasks, self._nodes = submitit_folder, cpus_per_task, tasks_per_node, nodes
         self._settings = {
             name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for name, value in settings.items()
         }
 
     def check(self) -> None:
-        if not isinstance(self._cpus, int) or self._cpus < 1:
-            raise InputError(f"hydra.launcher.cpus_per_task is {self._cpus}, expected a number of 1 or more")
+        numbers = {"cpus_per_task": self._cpus, "tasks_per_node": self._tasks, "nodes": self._nodes}
+        for name, value in numbers.items():
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"hydra.launcher.{name} is {value}, expected a number of 1 or more")
 
     def outcomes(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Loss | None], None, None]:
         waiting, at_work = deque(jobs), {}
@@ -67,6 +74,8 @@ class _Submitit(Jobs):
         import submitit
 
         settings = {"cpus_per_task": self._cpus, **self._settings}
+        if self._tasks * self._nodes > 1:
+            settings |= {"tasks_per_node": self._tasks, "nodes": self._nodes}
         own = {f"{self.cluster}_max_num_timeout": settings.pop("max_num_timeout", 0)}
         try:
             executor = submitit.AutoExecutor(self._folder, cluster=self.cluster, **own)
@@ -79,9 +88,10 @@ class _Submitit(Jobs):
 
     def work(self) -> _Work:
         """What each of the processes does."""
-        return _Work(self.sweep(self._cpus))
+        return _Work(self.sweep(self._cpus), self._tasks * self._nodes)
 
     def _outcome(self, handle: submitit.Job) -> Loss | None:
+        handle = handle.task(0)  # of several that train a student together, the leader
         if not handle.paths.result_pickle.exists():
             return Loss(f"killed or cancelled; {handle.paths.stderr} may tell more")
         try:
@@ -92,17 +102,34 @@ class _Submitit(Jobs):
 
 @dataclass(frozen=True)
 class _Work:
-    """The work of a process. Where Slurm pre-empts it, it comes into the queue again: the store keeps what was done."""
+    """The work of one of the `ranks` processes of a job. Where Slurm pre-empts it, it comes into the queue again: the
+    store keeps what was done."""
 
     sweep: Sweep
+    ranks: int
 
     def __call__(self, job: Job) -> Loss | None:
-        return self.sweep.run(job)
+        if self.ranks == 1:
+            return self.sweep.run(job)
+        if loss := self.sweep.enter():
+            return loss
+        os.environ.update(_place().environment())
+        with ranks.led():
+            return self.sweep.run(job)
 
     def checkpoint(self, job: Job) -> Any:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
+
+
+def _place() -> Place:
+    """The place of this process among those of its job, each of which has cores of its own."""
+    from submitit.helpers import TorchDistributedEnvironment
+
+    there = TorchDistributedEnvironment()
+    address = LOOPBACK if there.local_world_size == there.world_size else there.master_addr
+    return Place(there.rank, there.world_size, there.local_rank, 1, address, there.master_port)
 
 
 class SubmititLocal(_Submitit):
@@ -111,7 +138,7 @@ class SubmititLocal(_Submitit):
     option, cluster = "submitit_local", "local"
 
     def place(self, count: int) -> str:
-        return f"{min(count, self._at_once())} at once, {self._cpus} of the cores for each"
+        return f"{min(count, self._at_once())} at once, {self._cpus * self._tasks} of the cores for each"
 
     def submit(self, waiting: deque[Job], at_work: int) -> list[tuple[Job, submitit.Job]]:
         submitted = []
@@ -124,7 +151,7 @@ class SubmititLocal(_Submitit):
         return handle.done()
 
     def _at_once(self) -> int:
-        return max(1, cores() // self._cpus)
+        return max(1, cores() // (self._cpus * self._tasks))
 
 
 class SubmititSlurm(_Submitit):
@@ -140,7 +167,8 @@ class SubmititSlurm(_Submitit):
         self._gone: dict[str, float] = {}
 
     def place(self, count: int) -> str:
-        return f"given to Slurm, {self._cpus} cores for each"
+        processes = f"{self._tasks * self._nodes} processes of " if self._tasks * self._nodes > 1 else ""
+        return f"given to Slurm, {processes}{self._cpus} cores for each"
 
     def submit(self, waiting: deque[Job], at_work: int) -> list[tuple[Job, submitit.Job]]:
         import submitit
@@ -160,7 +188,7 @@ class SubmititSlurm(_Submitit):
             self._gone.pop(handle.job_id, None)
             return False
         gone = self._gone.setdefault(handle.job_id, time.monotonic())
-        return handle.paths.result_pickle.exists() or time.monotonic() - gone > _PATIENCE
+        return handle.task(0).paths.result_pickle.exists() or time.monotonic() - gone > _PATIENCE
 
     def _jobs_of_slurm(self) -> frozenset[str] | None:
         """The user's jobs that wait or run, by squeue, which needs no accounting; None while Slurm does not answer."""

@@ -31,6 +31,8 @@ IGNORED = (
     "engine.channels_last",
     "engine.allocator",
     "engine.checkpoint_every",
+    "engine.devices",  # in a result's environment, where there are several: `auto` is as many as there are
+    "engine.nodes",
     "plan",
 )
 # What has to agree for results of one dataset, IPC, model and protocol to be compared, besides the model's settings: a
@@ -49,6 +51,8 @@ def configuration(result: Result) -> dict[str, str]:
     fields = {name: _text(getattr(result, name)) for name in FIELDS}
     fields["data"] = str(result.distilled["sha256"])
     fields["teachers"] = str(result.distilled.get("teachers", ""))
+    if (devices := result.environment.get("devices", 1)) != 1:
+        fields["devices"] = _text(devices)
     fields["arms"] = " ".join(f"{name}:{arm.source}" for name, arm in sorted(result.arms.items()))
     return fields | {key: value for key, value in _settings(result) if key not in fields}
 

@@ -48,7 +48,9 @@ def forecast(config: DictConfig, since: float) -> Forecast:
         seeds = [config.seed + offset for offset in range(config.num_eval)]
         foreseen = foresee(measurer, arms, seeds, store)
         reading = time.time() - since
-        timed = _Timed(machine, display)
+        timed = _Timed(machine.alone(), display)
+        if machine.ranks > 1:
+            display.say(f"times are those of one device, not of the {machine.ranks} that train a student together")
         invented = {arm.name for arm in arms if _invented(arm, missing, bool(room.wanted), config)}
         return Forecast(
             method=config.method.name,
