@@ -111,7 +111,7 @@ class Campaign:
                 told = [f"lost: {one}" for one in trial.lost] + [f"wrong: {one}" for one in trial.wrong]
                 told += [f"not completed: {one}" for one in trial.unfinished]
                 if told:
-                    sentence = f"{name} {repeat}: {'; '.join(told)}"
+                    sentence = f"{name} {repeat}: {'; '.join(dict.fromkeys(told))}"
             if sentence:
                 tally.failures.append(sentence)
             struck(sentence)

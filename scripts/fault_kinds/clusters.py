@@ -38,7 +38,7 @@ def without_slurm() -> str:
 
 def joblib(trial: Trial) -> bool:
     """A process of a sweep on joblib is killed, or the sweep itself, alone or with all its processes."""
-    trial.undisturbed(SWEEP)
+    _distilled(trial)
     child = trial.nursery.start(SWEEP.command, [*SWEEP.arguments, *_JOBLIB], trial.folder)
     if not _begun(trial, lambda: child.alive):
         return False
@@ -58,7 +58,7 @@ def joblib(trial: Trial) -> bool:
 
 def ray_node(trial: Trial) -> bool:
     """One of the two nodes of a Ray cluster is killed during a sweep."""
-    trial.undisturbed(SWEEP)
+    _distilled(trial)
     after = str(trial.random.uniform(0, _WORK))
     end = trial.nursery.start("fault_kinds.clusters:sweep_on_ray", [after, *SWEEP.arguments[1:]], trial.folder).end()
     if end.status not in (0, 3):
@@ -79,7 +79,7 @@ def sweep_on_ray() -> int:
 
 def slurm_job(trial: Trial) -> bool:
     """A job of a sweep on Slurm is cancelled."""
-    trial.undisturbed(SWEEP)
+    _distilled(trial)
     script, cluster = ["bash", str(_SCRIPTS / "slurm_one_node.sh")], str(trial.folder.with_name("slurm"))
     subprocess.run([*script, "start", cluster, "2"], check=True, stdout=subprocess.DEVNULL)
     environment = os.environ | {"SLURM_CONF": f"{cluster}/slurm.conf"}
@@ -107,6 +107,11 @@ def slurm_job(trial: Trial) -> bool:
     trial.check(SWEEP)
     trial.completed(SWEEP)
     return code == 3
+
+
+def _distilled(trial: Trial) -> None:
+    """Put the distilled data there: their files say on how many cores they were made."""
+    shutil.copytree(trial.undisturbed(SWEEP).folder / "distilled", trial.folder / "distilled")
 
 
 def _begun(trial: Trial, alive) -> bool:
