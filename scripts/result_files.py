@@ -14,7 +14,7 @@ def key(result: dict[str, Any]) -> str:
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
     """A result without times, without what tells hosts apart, and without where it was made and with which engine."""
-    kept = {name: value for name, value in result.items() if name != "seconds"}
+    kept = {name: value for name, value in result.items() if name not in ("seconds", "sha256")}
     kept["environment"] = {name: value for name, value in result["environment"].items() if name not in HOST}
     kept["config"] = {name: value for name, value in result["config"].items() if name not in ("paths", "engine")}
     return kept
