@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import fault_kinds
 from fault_kinds import Kind
 from fault_kinds.corrupt import flipped
+from fault_kinds.operations import value_key
 from fault_kinds.stores import COMPUTED
 from fault_kinds.trial import Trial, entry_files
 from faults import Campaign, table
+
+from ddrank.store import Store
 
 FAULTS = {
     "keep-killed": 5,
@@ -65,14 +67,9 @@ def an_entry_spoilt(trial: Trial) -> bool:
 
 def another_number(trial: Trial) -> bool:
     """An entry that is sound, and wrong."""
-    from ddrank.store import Store
-
-    trial.finished_before(COMPUTED)
-    file = next(file for file in entry_files(trial.folder) if file.folder == "measurements")
-    content = json.loads(file.path.read_bytes())
-    trial.forget(file.path)
-    Store(trial.folder / "store").keep(content["key"], content["value"] | {"accuracy": 0.123})
-    trial.completed(COMPUTED)
+    (trial.folder / "store").mkdir()
+    Store(trial.folder / "store").keep(value_key(3), {"accuracy": 0.123, "losses": []})
+    trial.check(COMPUTED)
     return True
 
 

@@ -98,8 +98,9 @@ def vanished(name: str, *jobs: Job):
         trial.suffered(end)
         if name == "store" and any(path.is_file() for path in place.rglob("*")):
             trial.wrong.append("something was written into a store of the same name")
-        shutil.copytree(place, away, dirs_exist_ok=True) if place.exists() else None
-        shutil.rmtree(place, ignore_errors=True)
+        if place.exists():  # a new folder of the runs is none the worse
+            shutil.copytree(place, away, dirs_exist_ok=True)
+            shutil.rmtree(place)
         away.rename(place)
         trial.check(job)
         trial.completed(job)

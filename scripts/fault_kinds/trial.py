@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Sequence, Set
@@ -188,9 +187,8 @@ def entries(folder: Path, aside: Set[Path] = frozenset()) -> dict[str, Any]:
         if path in aside:
             continue
         if path.suffix == ".json":
-            content = json.loads(path.read_bytes())
-            content["value"].pop("seconds", None)
-            del content["sha256"]
+            told = entry.look(path)
+            content = told.key, told.about, {name: part for name, part in told.value.items() if name != "seconds"}
         else:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
         found[str(path.relative_to(folder))] = content
