@@ -27,7 +27,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -127,6 +127,8 @@ def main() -> None:
         return
     folder = (given.folder or Path(tempfile.mkdtemp(prefix="faults-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        sys.exit(f"{folder} holds something: give a new folder")
     chosen = given.kinds or list(KINDS)
     impossible = {name: why for name in chosen if (why := KINDS[name].impossible())}
     numbers = {name: _numbers(given, name) for name in chosen if name not in impossible}
@@ -143,17 +145,13 @@ def main() -> None:
             tallies[name] = campaign.kind(name, of_kind, partial(struck, name))
     print(table(tallies, impossible))
     if given.json:
-        given.json.write_text(
-            json.dumps(
-                {
-                    "seed": given.seed,
-                    "impossible": impossible,
-                    "kinds": {name: vars(tally) for name, tally in tallies.items()},
-                },
-                indent=1,
-            )
-        )
-    sys.exit(0 if all(tally.sound for tally in tallies.values()) else 1)
+        kinds = {name: asdict(tally) for name, tally in tallies.items()}
+        content = {"seed": given.seed, "impossible": impossible, "kinds": kinds}
+        given.json.write_text(json.dumps(content, indent=1) + "\n")
+    sound = all(tally.sound for tally in tallies.values())
+    if sound and not given.folder:
+        shutil.rmtree(folder)
+    sys.exit(0 if sound else 1)
 
 
 def table(tallies: dict[str, Tally], impossible: dict[str, str]) -> str:

@@ -17,6 +17,7 @@ from fault_kinds.stores import COMPUTED
 from fault_kinds.trial import Trial, entry_files
 from faults import Campaign, table
 
+from ddrank import launchers
 from ddrank.store import Store
 
 FAULTS = {
@@ -115,3 +116,13 @@ def test_a_kind_that_does_not_exist_is_refused():
     done = subprocess.run([sys.executable, str(script), "killd"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "there is no kind killd" in done.stderr
+
+
+def test_an_interrupt_before_anything_is_read_is_one_too(command, monkeypatch):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launchers, "register", interrupted)
+    outcome = command("run")
+    assert outcome.code == 130
+    assert outcome.err.startswith("interrupted; ")

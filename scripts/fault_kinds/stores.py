@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -62,7 +63,9 @@ def _import(trial: Trial, archive: Path) -> None:
     """All entries are in an archive."""
     folder = trial.folder / f"imported-{secrets.token_hex(4)}"
     folder.mkdir()
-    if not take_in(folder / "store", archive) or entries(folder) != trial.undisturbed(FILLED).entries:
+    with contextlib.redirect_stdout(None):
+        whole = take_in(folder / "store", archive)
+    if not whole or entries(folder) != trial.undisturbed(FILLED).entries:
         trial.wrong.append("the archive lacks entries")
 
 
