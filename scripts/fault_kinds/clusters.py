@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -81,9 +82,9 @@ def slurm_job(trial: Trial) -> bool:
     """A job of a sweep on Slurm is cancelled."""
     _distilled(trial)
     script, cluster = ["bash", str(_SCRIPTS / "slurm_one_node.sh")], str(trial.folder.with_name("slurm"))
-    subprocess.run([*script, "start", cluster, "2"], check=True, stdout=subprocess.DEVNULL)
-    environment = os.environ | {"SLURM_CONF": f"{cluster}/slurm.conf"}
+    environment = os.environ | {"SLURM_CONF": f"{cluster}/slurm.conf", "SLURM_ONE_NODE_PORT": str(_free_port())}
     try:
+        subprocess.run([*script, "start", cluster, "2"], env=environment, check=True, stdout=subprocess.DEVNULL)
         with trial.folder.with_name("slurm.log").open("w+") as log:
             running = subprocess.Popen(
                 [sys.executable, "-m", "ddrank.run", *SWEEP.arguments, *_SLURM],
@@ -107,6 +108,13 @@ def slurm_job(trial: Trial) -> bool:
     trial.check(SWEEP)
     trial.completed(SWEEP)
     return code == 3
+
+
+def _free_port() -> int:
+    """A port of this machine that nobody listens on, as the next one most likely is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _distilled(trial: Trial) -> None:
