@@ -80,16 +80,15 @@ class Campaign:
             random = Random(f"{self._seed} {name} {number} {attempt}")
             trial = Trial(folder, random, self._nursery, self._known, self._folder)
             try:
-                hit = KINDS[name].strike(trial)
+                trial.hit = KINDS[name].strike(trial)
             except Exception:
                 trial.wrong.append(f"the campaign itself failed: {traceback.format_exc()}")
-                hit = True
             finally:
                 self._nursery.clear()
             if trial.lost or trial.wrong or trial.unfinished:
                 return trial
             shutil.rmtree(folder)
-            if hit:
+            if trial.hit:
                 return trial
         return None
 
@@ -104,7 +103,7 @@ class Campaign:
             if trial is None:
                 sentence = f"{name}: came too late {_TRIES} times {repeat}"
             else:
-                tally.hit += 1
+                tally.hit += trial.hit
                 tally.lost += bool(trial.lost)
                 tally.wrong += bool(trial.wrong)
                 tally.not_completed += bool(trial.unfinished)

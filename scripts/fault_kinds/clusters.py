@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from .jobs import SWEEP
@@ -20,7 +21,8 @@ _JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 _SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
 _SCRIPTS = Path(__file__).parents[1]
 _PATIENCE = 300.0  # seconds until a job must have begun
-_WORK = 2.0  # seconds of a job's time in which it is lost
+_WORK = 5.0  # seconds of a job's time in which it is lost
+_EARLY = 2.0  # where nothing tells whether it was lost, or had ended
 
 
 def without(*packages: str) -> str:
@@ -60,7 +62,7 @@ def joblib(trial: Trial) -> bool:
 def ray_node(trial: Trial) -> bool:
     """One of the two nodes of a Ray cluster is killed during a sweep."""
     _distilled(trial)
-    after = str(trial.random.uniform(0, _WORK))
+    after = str(trial.random.uniform(0, _EARLY))
     end = trial.nursery.start("fault_kinds.clusters:sweep_on_ray", [after, *SWEEP.arguments[1:]], trial.folder).end()
     if end.status not in (0, 3):
         trial.wrong.append(f"it ended with status {end.status}, and said: {end.said[-300:]}")
@@ -122,7 +124,7 @@ def _distilled(trial: Trial) -> None:
     shutil.copytree(trial.undisturbed(SWEEP).folder / "distilled", trial.folder / "distilled")
 
 
-def _begun(trial: Trial, alive) -> bool:
+def _begun(trial: Trial, alive: Callable[[], bool]) -> bool:
     """Wait until a job of a sweep has begun, and a random time more; false where it has ended before."""
     deadline = time.monotonic() + _PATIENCE
     while alive() and time.monotonic() < deadline and not list(trial.folder.rglob("log.txt")):

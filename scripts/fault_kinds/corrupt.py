@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -30,7 +31,7 @@ def flipped(path: Path, random: Random) -> None:
     path.write_bytes(content)
 
 
-def entries(spoil):
+def entries(spoil: Callable[[Path, Random], None]) -> Callable[[Trial], bool]:
     """Up to three entries of the store are spoilt: `verify` names these, and the next run computes them again."""
 
     def strike(trial: Trial) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def unmountable() -> str:
     return ""
 
 
-def full(*jobs: Job):
+def full(*jobs: Job) -> Callable[[Trial], bool]:
     """The disk is full from a random moment of one of `jobs` on; then it is made larger."""
 
     def strike(trial: Trial) -> bool:
@@ -57,7 +57,7 @@ def full(*jobs: Job):
     return strike
 
 
-def read_only(*jobs: Job):
+def read_only(*jobs: Job) -> Callable[[Trial], bool]:
     """The disk can only be read from a random moment of one of `jobs` on."""
 
     def strike(trial: Trial) -> bool:
@@ -80,7 +80,7 @@ def read_only(*jobs: Job):
     return strike
 
 
-def vanished(name: str, *jobs: Job):
+def vanished(name: str, *jobs: Job) -> Callable[[Trial], bool]:
     """The folder `name` vanishes at a random moment of one of `jobs`, and is put back afterwards."""
 
     def strike(trial: Trial) -> bool:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from .jobs import RUN, WORKERS
@@ -17,7 +18,7 @@ _PATIENCE = 120.0  # seconds for a process to show itself
 _SPARE = 1 << 20  # bytes
 
 
-def sent(number: signal.Signals, *jobs: Job):
+def sent(number: signal.Signals, *jobs: Job) -> Callable[[Trial], bool]:
     """One of `jobs` is sent a signal at a random moment, all its processes or its first alone."""
 
     def strike(trial: Trial) -> bool:

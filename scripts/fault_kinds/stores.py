@@ -9,17 +9,18 @@ import secrets
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from ddrank.store.archive import take_in
 from ddrank.store.entry import digest
-from ddrank.store.lock import SILENCE, lock_of
+from ddrank.store.lock import FOLDER, SILENCE, lock_of
 
 from .operations import COUNT, tensor_key, value_key
 from .trial import Job, Trial, entries, trained
 
 _COMMAND = "ddrank.store.__main__:main"
-COMPUTED = Job("entries", "fault_kinds.operations:compute", ("0",))
+COMPUTED = Job("entries", "fault_kinds.operations:compute", ())
 FILLED = Job("store", "fault_kinds.operations:fill", ())
 COLLECTED = Job("gc", _COMMAND, ("gc", "--remove"), after=FILLED)
 EXPORTED = Job("export", _COMMAND, ("export", "entries.tar"), after=FILLED)
@@ -69,7 +70,7 @@ def _import(trial: Trial, archive: Path) -> None:
         trial.wrong.append("the archive lacks entries")
 
 
-def wanted_by(count: int, job: Job, kill: bool = False):
+def wanted_by(count: int, job: Job, kill: bool = False) -> Callable[[Trial], bool]:
     """`count` processes do the same job on one store at once, of which one is killed, if it is to be."""
 
     def strike(trial: Trial) -> bool:
@@ -97,26 +98,17 @@ def wanted_by(count: int, job: Job, kill: bool = False):
 
 def locks_left(trial: Trial) -> bool:
     """Locks of holders that are gone: of another machine, silent; half-written; of a process whose number lives on."""
-    (trial.folder / "store/locks").mkdir(parents=True)
-    ends = {
-        "another machine's": ({"host": "there", "machine": "there", "process": 1, "started": "1"}, SILENCE),
-        "half-written": (None, 10.0),
-        "an ended process's": ({"host": "here", "machine": _machine(), "process": os.getpid(), "started": "1"}, 0.0),
-    }
+    root = trial.folder / "store"
+    root.joinpath(FOLDER).mkdir(parents=True)
     for number in trial.random.sample(range(COUNT), 4):
-        record, silent = ends[trial.random.choice(list(ends))]
-        path = lock_of(trial.folder / "store", digest(trial.random.choice((value_key, tensor_key))(number))).path
-        told = "" if record is None else json.dumps(record | {"since": int(time.time()) - 1000, "token": "0"})
-        path.write_text(told[: trial.random.randint(0, len(told))] if record is None else told)
+        lock = lock_of(root, digest(trial.random.choice((value_key, tensor_key))(number)))
+        with lock:
+            record = json.loads(lock.path.read_bytes())
+        holder, silent = trial.random.choice((({"machine": "another"}, SILENCE), ({"started": "1"}, 0.0), (None, 10.0)))
+        text = json.dumps(record | (holder or {}))
+        lock.path.write_text(text if holder else text[: trial.random.randrange(len(text))])
         last = time.time() - silent + (_SOON if silent else 0)
-        os.utime(path, (last, last))
+        os.utime(lock.path, (last, last))
     trial.completed(COMPUTED)
-    left = list((trial.folder / "store/locks").iterdir())
-    trial.wrong += [f"{path.name} is still there" for path in left]
+    trial.wrong += [f"{path.name} is still there" for path in root.joinpath(FOLDER).iterdir()]
     return True
-
-
-def _machine() -> str:
-    from ddrank.store.lock import _machine as here
-
-    return here()["machine"]

@@ -48,16 +48,18 @@ class Undisturbed:
 
 @dataclass
 class Trial:
-    """One fault. `folder` is where its job works.
+    """One fault. `folder` is where its job works, `aside` where undisturbed ones do.
 
-    A kind calls `strike` or does on its own what it is about, then `completed`; what is wrong is noted.
+    A kind begins a job, does to it what it is about, and calls `check` and `completed`; what was lost, is wrong or was
+    not completed is noted here.
     """
 
     folder: Path
     random: Random
     nursery: Nursery
     known: dict[str, Undisturbed]
-    aside: Path  # for what is kept from one trial to the next
+    aside: Path
+    hit: bool = False
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
