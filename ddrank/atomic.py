@@ -16,16 +16,21 @@ def write_bytes(path: Path | str, content: bytes) -> Path:
     return write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
-def write_with(path: Path | str, write: Callable[[Path], object], flush: bool = True) -> Path:
+def write_with(path: Path | str, write: Callable[[Path], object], flush: bool = True, root: Path | None = None) -> Path:
     """Let `write` fill a temporary file beside `path` (same suffix), then put it in the place of `path`.
 
     Without `flush`, a machine that crashes may leave half of it: for files that carry a checksum, many at a time, and
-    `os.sync` after the last.
+    `os.sync` after the last. Folders that are missing are made; with `root`, a parent of `path`, only those below it:
+    where it has vanished, nothing is written.
     """
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if root is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            for folder in reversed(path.parents[: len(path.relative_to(root).parts) - 1]):
+                folder.mkdir(exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)

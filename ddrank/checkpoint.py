@@ -34,19 +34,20 @@ class Checkpoint:
     """Where a computation keeps its state while it is under way; for the job that has its lock.
 
     `key` is that of what is being computed, where it has one, and `about` what is said of it, both JSON-like: the file
-    repeats them for whoever looks at the store.
+    repeats them for whoever looks at the store, whose folder is `root`: where that has vanished, none is made.
     """
 
     path: Path
     key: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    root: Path | None = None
 
     def keep(self, state: dict[str, Any]) -> None:
         """Write `state`; where that cannot be, say so and go on."""
         told = {"key": json.dumps(self.key), "about": json.dumps(self.about)}
         content = {**told, "made_by": _MADE_BY, "state": state}
         try:
-            atomic.write_with(self.path, lambda temporary: torch.save(content, temporary))
+            atomic.write_with(self.path, lambda temporary: torch.save(content, temporary), root=self.root)
         except (InputError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             warnings.warn(f"no checkpoint was kept ({reason}): going on without", StoreWarning, stacklevel=2)

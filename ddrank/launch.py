@@ -55,16 +55,16 @@ def launch(
 
     Set DDRANK_DEBUG=1 to see tracebacks of errors in the input.
     """
-    schema.register()
-    launchers.register()
     # Errors come here instead of being printed by Hydra with exit status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.formatwarning = _warning
     # Threads that wait for each other shall not spin for long: another program may have their core.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     job = _Job(task)
-    hydra_main = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")
     try:
+        schema.register()
+        launchers.register()
+        hydra_main = hydra.main(config_path=str(schema.folder()), config_name=config_name, version_base="1.3")
         if arguments:
             sys.argv[1:] = arguments(sys.argv[1:])
         hydra_main(job)()

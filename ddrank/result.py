@@ -10,6 +10,7 @@ from typing import Any
 
 from ddrank import atomic, score
 from ddrank.errors import InputError
+from ddrank.store.entry import digest
 
 SCHEMA = "ddrank/result/1"
 SOURCES = ("measured", "reference")
@@ -75,14 +76,17 @@ class Result:
         return content
 
     def save(self, path: Path | str) -> Path:
-        """Write the result as JSON, whole or not at all."""
-        return atomic.write_bytes(path, (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+        """Write the result as JSON with a checksum, whole or not at all."""
+        content = json.loads(json.dumps(self.to_dict(), allow_nan=False))
+        content["sha256"] = digest(content)
+        return atomic.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path | str) -> Result:
         """Read a result file; scores are recomputed from its arms, never taken over.
 
-        Raises InputError when the file cannot be read, is of another schema or contradicts itself.
+        Raises InputError when the file cannot be read, is of another schema, contradicts itself or its checksum, which
+        files of earlier versions do not have.
         """
         path = Path(path)
         try:
@@ -91,7 +95,12 @@ class Result:
             raise InputError(f"{path} cannot be read ({error.strerror}): give a result.json or a run folder") from error
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON ({error}): run the evaluation again to write it anew") from error
-        return cls.of(content, path)
+        result = cls.of(content, path)
+        if "sha256" in content and content.pop("sha256") != digest(content):
+            raise InputError(
+                f"{path} is not as it was written (its checksum does not fit): run the evaluation or copy it again"
+            )
+        return result
 
     @classmethod
     def of(cls, content: Any, source: Path | str) -> Result:

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from result_files import comparable, key
+
 JOBS = ("ipc=1,10", "dataset=digits", "num_eval=1", "logger=none")
 SHORT = (
     "protocol.lrs=[0.01,0.05]",
@@ -40,7 +42,6 @@ LAUNCHERS = {
     "ray": ("hydra/launcher=ray",),
     "submitit_slurm": ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=3"),
 }
-HOST = ("processor", "cores", "workers", "threads")  # of a result's environment
 
 
 def main() -> None:
@@ -101,18 +102,6 @@ def ran(arguments: list[str]) -> str:
     if done.returncode:
         sys.exit(f"exit status {done.returncode} of {' '.join(arguments)}:\n{done.stderr}")
     return done.stderr
-
-
-def key(result: dict[str, Any]) -> str:
-    return f"{result['method']}, IPC {result['ipc']}, seed {result['seeds'][0]}"
-
-
-def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without times, without what tells hosts apart, and without what this comparison itself sets."""
-    kept = {name: value for name, value in result.items() if name != "seconds"}
-    kept["environment"] = {name: value for name, value in result["environment"].items() if name not in HOST}
-    kept["config"] = {name: value for name, value in result["config"].items() if name not in ("paths", "engine")}
-    return kept
 
 
 def report(seconds: dict[str, float], found: dict[str, dict[str, Any]]) -> None:

@@ -86,7 +86,7 @@ EOF
         sleep 0.2
     done
     sinfo >&2 || true
-    tail -5 "$dir/slurmctld.log" "$dir/slurmd.log" >&2
+    tail -n 5 "$dir/slurmctld.log" "$dir/slurmd.log" >&2
     exit 1
 }
 

@@ -169,7 +169,7 @@ class TestFinding:
         percent["arms"]["syn_any"]["accuracy"] = [70.0]
         (tmp_path / "1" / "result.json").write_text(json.dumps(percent))
         lacking = json.loads((tmp_path / "2" / "result.json").read_text())
-        del lacking["arms"]["rdm_any"]
+        del lacking["arms"]["rdm_any"], lacking["sha256"]
         (tmp_path / "2" / "result.json").write_text(json.dumps(lacking))
         runs, apart = collect([tmp_path])
         assert [run.result.method for run in runs] == ["d"]
@@ -193,7 +193,8 @@ class TestFinding:
         whole = configured(result("bad", seeds=[0, 1]), protocol__name="strict", ipc=1)
         put(tmp_path, whole, result("good", seeds=[0, 1]))
         file = tmp_path / "0" / "result.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        unchecked = {name: part for name, part in json.loads(file.read_text()).items() if name != "sha256"}
+        file.write_text(json.dumps(unchecked | change))
         ranking = Ranking.from_runs([tmp_path])
         assert names(ranking) == [["good"]]
         (apart,) = ranking.apart
@@ -750,7 +751,8 @@ class TestCommand:
         def broken(name: str, **changes) -> Path:
             whole = configured(result(name, seeds=[0, 1]), protocol__name="strict")
             file = whole.save(tmp_path / name / "result.json")
-            file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+            unchecked = {name: part for name, part in json.loads(file.read_text()).items() if name != "sha256"}
+            file.write_text(json.dumps(unchecked | changes))
             return file
 
         arms = json.loads(result(seeds=[0, 1]).save(tmp_path / "good" / "result.json").read_text())["arms"]

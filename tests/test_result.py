@@ -40,8 +40,9 @@ def file(tmp_path):
 
 
 def changed(file, change):
-    """The file with its content passed through `change`."""
+    """The file with its content passed through `change`, and without a checksum, as earlier versions wrote it."""
     content = json.loads(file.read_text())
+    content.pop("sha256")
     change(content)
     file.write_text(json.dumps(content))
     return file
@@ -145,6 +146,23 @@ def test_a_broken_result_is_refused(file, change, says):
 def test_what_is_not_json_is_refused(file, content):
     file.write_text(content)
     assert "not JSON" in refused(file)
+
+
+def test_a_number_that_is_not_the_written_one_is_refused(file):
+    file.write_text(file.read_text().replace("0.51", "0.50", 1))
+    assert "its checksum does not fit" in refused(file)
+
+
+def test_no_bit_of_a_file_changes_what_is_read(file):
+    written = file.read_bytes()
+    for place in range(len(written)):
+        file.write_bytes(written[:place] + bytes([written[place] ^ (1 << place % 8)]) + written[place + 1 :])
+        try:
+            assert Result.load(file) == make(), place
+        except InputError:
+            continue
+    file.write_bytes(written)
+    assert Result.load(file) == make()
 
 
 def test_half_a_file_is_refused(file):

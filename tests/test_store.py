@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,19 @@ def test_a_value_is_computed_once_and_then_read(store):
     assert values == [compute.result] * 3
     assert store.lookup(KEY) == compute.result
     assert compute.calls == 1
+
+
+def test_a_store_that_has_vanished_is_not_made_anew(store):
+    """Not by a writer that has just looked whether it is there, either."""
+    checkpoint = store.checkpoint(KEY)
+    shutil.rmtree(store.root)
+    with pytest.warns(UserWarning, match="no checkpoint was kept"):
+        checkpoint.keep({"epoch": 1})
+    with pytest.raises(InputError, match="has vanished"):
+        store.keep(KEY, {"x": 1})
+    with pytest.raises(InputError, match="could not be written"):
+        atomic.write_with(store.root / "training/00/x.pt", lambda temporary: None, root=store.root)
+    assert not store.root.exists()
 
 
 def test_the_first_answer_is_what_later_ones_are(store):

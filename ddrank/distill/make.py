@@ -82,6 +82,7 @@ def distill(
     checkpoint = Checkpoint(
         store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt",
         about=identity | {"folder": str(folder.resolve())},
+        root=store.root,
     )
     with store.lock(lock_key(folder)):
         if (folder / FILE).exists() and not overwrite:

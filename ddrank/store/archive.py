@@ -154,7 +154,9 @@ def _take(store: Store, file: File, content: IO[bytes], member: tarfile.TarInfo)
     try:
         if file.path.exists() and problem_of(file) is None:
             return "there"
-        atomic.write_with(file.path, lambda temporary: _copy(content, member, temporary, file), flush=False)
+        atomic.write_with(
+            file.path, lambda temporary: _copy(content, member, temporary, file), flush=False, root=store.root
+        )
     except ValueError as error:
         print(f"corrupt, left out: {member.name} ({error})")
         return "corrupt"

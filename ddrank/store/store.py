@@ -75,7 +75,7 @@ class Store:
         """Of the training that leads to what `key` stands for; for the job that has claimed it."""
         from ddrank.checkpoint import Checkpoint
 
-        return Checkpoint(self._path("training", key, ".pt"), key, about or {})
+        return Checkpoint(self._path("training", key, ".pt"), key, about or {}, self.root)
 
     def has_tensors(self, key: Mapping[str, Any]) -> bool:
         """Whether there are tensors under `key`, without reading them: they may turn out to be corrupt."""
@@ -143,7 +143,7 @@ class Store:
                 for part in parts:
                     file.write(part)
 
-        atomic.write_with(path, write)
+        atomic.write_with(path, write, root=self.root)
 
     def _path(self, folder: str, key: Mapping[str, Any], suffix: str) -> Path:
         return entry.place(self.root, folder, entry.digest(key), suffix)

@@ -1,0 +1,139 @@
+"""Sweeps on other engines of which a process, a node or a job is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .jobs import SWEEP
+from .nursery import Child, children
+from .trial import Trial
+
+_JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+_SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
+_SCRIPTS = Path(__file__).parents[1]
+_PATIENCE = 300.0  # seconds until a job must have begun
+_WORK = 5.0  # seconds of a job's time in which it is lost
+_EARLY = 2.0  # where nothing tells whether it was lost, or had ended
+
+
+def without(*packages: str) -> str:
+    """Which of `packages` is not installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"the package {missing[0]} is not installed" if missing else ""
+
+
+def without_slurm() -> str:
+    if lacking := without("submitit"):
+        return lacking
+    if os.geteuid() or not (shutil.which("sbatch") and shutil.which("munged")):
+        return "a Slurm of one's own takes root, slurm-wlm and munge (see scripts/slurm_one_node.sh)"
+    return ""
+
+
+def joblib(trial: Trial) -> bool:
+    """A process of a sweep on joblib is killed, or the sweep itself, alone or with all its processes."""
+    _distilled(trial)
+    child = trial.nursery.start(SWEEP.command, [*SWEEP.arguments, *_JOBLIB], trial.folder)
+    if not _begun(trial, lambda: child.alive):
+        return False
+    trial.note_whole()
+    whom = trial.random.choice(("process", "sweep", "all"))
+    if whom == "process":
+        os.kill(trial.random.choice(_jobs(child)), signal.SIGKILL)
+    else:
+        child.signal(signal.SIGKILL, group=whom == "all")
+    end = child.end()
+    trial.check(SWEEP)
+    if whom == "process" and end.status:
+        trial.unfinished.append(f"status {end.status} after one process was lost: {end.said[-300:]}")
+    trial.completed(SWEEP)
+    return end.status == (0 if whom == "process" else -signal.SIGKILL)
+
+
+def ray_node(trial: Trial) -> bool:
+    """One of the two nodes of a Ray cluster is killed during a sweep."""
+    _distilled(trial)
+    after = str(trial.random.uniform(0, _EARLY))
+    end = trial.nursery.start("fault_kinds.clusters:sweep_on_ray", [after, *SWEEP.arguments[1:]], trial.folder).end()
+    if end.status not in (0, 3):
+        trial.wrong.append(f"it ended with status {end.status}, and said: {end.said[-300:]}")
+    trial.check(SWEEP)
+    trial.completed(SWEEP)
+    return True
+
+
+def sweep_on_ray() -> int:
+    """Seconds after which the node is killed, and settings, in sys.argv."""
+    from ray_node_killed import sweep_with_a_node_killed
+
+    said, code = sweep_with_a_node_killed(Path.cwd(), sys.argv[2:], float(sys.argv[1]))
+    print(said)
+    return code
+
+
+def slurm_job(trial: Trial) -> bool:
+    """A job of a sweep on Slurm is cancelled."""
+    _distilled(trial)
+    script, cluster = ["bash", str(_SCRIPTS / "slurm_one_node.sh")], str(trial.folder.with_name("slurm"))
+    environment = os.environ | {"SLURM_CONF": f"{cluster}/slurm.conf", "SLURM_ONE_NODE_PORT": str(_free_port())}
+    try:
+        subprocess.run([*script, "start", cluster, "2"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        with trial.folder.with_name("slurm.log").open("w+") as log:
+            running = subprocess.Popen(
+                [sys.executable, "-m", "ddrank.run", *SWEEP.arguments, *_SLURM],
+                cwd=trial.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+            _begun(trial, lambda: running.poll() is None)
+            trial.note_whole()
+            asked = subprocess.run(
+                ["squeue", "--noheader", "--array", "--format=%i"], env=environment, capture_output=True, text=True,
+                check=True,
+            )  # fmt: skip
+            if jobs := asked.stdout.split():
+                subprocess.run(["scancel", trial.random.choice(jobs)], env=environment, check=True)
+            code = running.wait()
+            log.seek(0)
+            said = log.read()
+    finally:
+        subprocess.run([*script, "stop", cluster], check=True)
+    if code not in (0, 3):
+        trial.wrong.append(f"it ended with status {code}, and said: {said[-300:]}")
+    trial.check(SWEEP)
+    trial.completed(SWEEP)
+    return code == 3
+
+
+def _free_port() -> int:
+    """A port of this machine that nobody listens on, as the next one most likely is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _distilled(trial: Trial) -> None:
+    """Put the distilled data there: their files say on how many cores they were made."""
+    shutil.copytree(trial.undisturbed(SWEEP).folder / "distilled", trial.folder / "distilled")
+
+
+def _begun(trial: Trial, alive: Callable[[], bool]) -> bool:
+    """Wait until a job of a sweep has begun, and a random time more; false where it has ended before."""
+    deadline = time.monotonic() + _PATIENCE
+    while alive() and time.monotonic() < deadline and not list(trial.folder.rglob("log.txt")):
+        time.sleep(0.05)
+    time.sleep(trial.random.uniform(0, _WORK))
+    return alive()
+
+
+def _jobs(child: Child) -> list[int]:
+    """The processes of a pool; its resource tracker is none."""
+    found = children(child.pid)
+    return [pid for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -1,0 +1,128 @@
+"""Disks that are full, cannot be written or vanish: a tmpfs of a few megabytes, for which one has to be root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from .jobs import DISTILLATION, RUN, STUDENT
+from .stores import COMPUTED
+from .trial import Job, Trial
+
+_SIZE, _LARGER = "6m", "24m"
+
+
+@lru_cache(maxsize=1)
+def unmountable() -> str:
+    """Why no tmpfs can be mounted here; empty where one can."""
+    if os.geteuid():
+        return "mounting a tmpfs takes root"
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, text=True, check=False)
+        if tried.returncode:
+            return f"a tmpfs cannot be mounted ({tried.stderr.strip()})"
+        subprocess.run(["umount", folder], check=True)
+    return ""
+
+
+def full(*jobs: Job) -> Callable[[Trial], bool]:
+    """The disk is full from a random moment of one of `jobs` on; then it is made larger."""
+
+    def strike(trial: Trial) -> bool:
+        job = trial.random.choice(jobs)
+        trial.undisturbed(job)
+        with _mounted(trial.folder):
+            child = trial.begun(job)
+            if child is None:
+                return False
+            ballast = trial.folder / "ballast"
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 12))
+            child.signal(signal.SIGCONT)
+            end = child.end()
+            trial.suffered(end)
+            trial.check(job)
+            _remount(trial.folder, f"size={_LARGER}")
+            trial.completed(job)
+            return "No space left" in end.said
+
+    return strike
+
+
+def read_only(*jobs: Job) -> Callable[[Trial], bool]:
+    """The disk can only be read from a random moment of one of `jobs` on."""
+
+    def strike(trial: Trial) -> bool:
+        job = trial.random.choice(jobs)
+        trial.undisturbed(job)
+        with _mounted(trial.folder):
+            child = trial.begun(job)
+            if child is None:
+                return False
+            if not _remount(trial.folder, "ro", check=False):  # a file is being written
+                return False
+            child.signal(signal.SIGCONT)
+            end = child.end()
+            trial.suffered(end)
+            trial.check(job)
+            _remount(trial.folder, "rw")
+            trial.completed(job)
+            return "Read-only" in end.said
+
+    return strike
+
+
+def vanished(name: str, *jobs: Job) -> Callable[[Trial], bool]:
+    """The folder `name` vanishes at a random moment of one of `jobs`, and is put back afterwards."""
+
+    def strike(trial: Trial) -> bool:
+        job = trial.random.choice(jobs)
+        child = trial.begun(job)
+        if child is None:
+            return False
+        place, away = trial.folder / name, trial.folder.with_name(f"{trial.folder.name}-away")
+        if not place.exists():
+            child.signal(signal.SIGKILL)
+            return False
+        place.rename(away)
+        child.signal(signal.SIGCONT)
+        end = child.end()
+        trial.suffered(end)
+        if name == "store" and any(path.is_file() for path in place.rglob("*")):
+            trial.wrong.append("something was written into a store of the same name")
+        if place.exists():  # a new folder of the runs is none the worse
+            shutil.copytree(place, away, dirs_exist_ok=True)
+            shutil.rmtree(place)
+        away.rename(place)
+        trial.check(job)
+        trial.completed(job)
+        return True
+
+    return strike
+
+
+@contextlib.contextmanager
+def _mounted(folder: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _remount(folder: Path, options: str, check: bool = True) -> bool:
+    command = ["mount", "-o", f"remount,{options}", str(folder)]
+    return subprocess.run(command, capture_output=True, check=check).returncode == 0
+
+
+full_in_a_command = full(RUN, STUDENT, DISTILLATION)
+full_in_the_store = full(COMPUTED)
+read_only_store = read_only(RUN, COMPUTED)
