@@ -21,7 +21,7 @@ from ddrank import launchers
 from ddrank.store import Store
 
 FAULTS = {
-    "keep-killed": 5,
+    "keep-killed": 7,
     "holder-killed": 2,
     "gc-killed": 3,
     "import-killed": 2,
@@ -32,7 +32,8 @@ FAULTS = {
     "entry-truncated": 1,
     "result-corrupt": 1,
 }
-assert sum(FAULTS.values()) >= 20
+assert sum(FAULTS.values()) - FAULTS["store-full"] >= 20  # which takes root
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are watched through /proc")
 
 
 @pytest.fixture(scope="module")
