@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,28 @@ def test_a_streaming_student_is_the_one_trained_in_memory(loaded):
     assert ours.tests == theirs.tests
     for one, other in zip(ours.network.parameters(), theirs.network.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_script_without_a_guard_streams_too(tmp_path):
+    """The workers do not run it again: they would wait for what the script itself holds."""
+    write_images(tmp_path / "images", 6, seed=0)
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import sys
+print("once")
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_streaming import files_of
+from ddrank.data.stream import Stream
+files = files_of(Path({str(tmp_path / "images")!r}))
+stream = Stream(files.format, ahead=2, workers=1)
+print(sum(len(pixels) for pixels in stream.pieces([files.paths(slice(0, 4)), files.paths(slice(4, 6))])))
+stream.close()
+"""
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "once\n6\n", done.stderr
 
 
 def test_workers_stay_from_pass_to_pass_and_end_with_their_batches(loaded):

@@ -53,7 +53,9 @@ class Stream:
             self._start()
         self._orders.requests = enumerate(requests)
         try:
-            for answer in self._loader:
+            with crew.script_hidden():
+                answers = iter(self._loader)  # starts the workers
+            for answer in answers:
                 if isinstance(answer, str):
                     raise InputError(answer)
                 slot, count = answer
