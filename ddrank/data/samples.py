@@ -315,8 +315,8 @@ class TestBatches(_Passes):
             if number * size > last:
                 batch["label"] = batch["label"][:0]
             if missing := size - len(batch["image"]):
-                last = batch["image"][-1:].expand(missing, -1, -1, -1)
-                batch["image"] = torch.cat([batch["image"], last])
+                filling = batch["image"][-1:].expand(missing, -1, -1, -1)
+                batch["image"] = torch.cat([batch["image"], filling])
             yield _pinned(batch, self.pin)
 
 
