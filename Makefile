@@ -1,15 +1,19 @@
-# make run: evaluate DM on the embedded digits.  make test: the tests.  Both make the environment first if need be.
+# make run: evaluate DM on the embedded digits.  make test: the tests, but for slow ones, which make test-all
+# runs too.  All make the environment first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint wheel clean
+.PHONY: run test test-all lint wheel clean
 
 run: $(READY)
 	$(BIN)/python -m ddrank.run
 
 test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)

@@ -150,6 +150,7 @@ def test_a_network_that_cannot_be_compiled_is_called_plainly_and_that_is_said_on
     assert torch.equal(torch.stack(student.losses), torch.stack(plain.losses))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_without_a_compiler_it_is_said_once(process, tmp_path, monkeypatch, workers):
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -60,6 +60,7 @@ def done(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("done/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_same_results_as_the_basic_launcher(process, command, tmp_path, engine):
     swept = process("ddrank.run", *SWEEP, *engine, "paths.runs=swept", "paths.store=other")

@@ -235,6 +235,7 @@ def test_every_way_to_start_a_run_has_the_same_numbers(command, process, modules
 # --- ranks that end; the next student has new ones ---
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr("ddrank.checkpoint.WRITING_SHARE", 0)
     often = replace(TWO, checkpoint_every=1e-9)

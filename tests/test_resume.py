@@ -263,6 +263,7 @@ def kill_at(epoch: int, settings: list[str], folder: Path) -> None:
     assert running.wait() == -signal.SIGKILL, "the run was over before it was killed"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::ddrank.errors.StoreWarning")
 def test_a_run_killed_twice_ends_with_the_accuracies_of_an_undisturbed_one(command, tmp_path, often):
     settings = [*RUN, often]

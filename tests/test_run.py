@@ -113,6 +113,7 @@ def test_a_sweep_goes_on_past_a_bad_job_and_says_so(command, tmp_path):
     assert "rank" in outcome.out
 
 
+@pytest.mark.slow
 def test_killed_half_way_and_run_again(tmp_path):
     arguments = [sys.executable, "-m", "ddrank.run", *QUICK, "num_eval=3", "train.epochs=40", "logger=none"]
     running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -224,6 +225,7 @@ def test_own_data_with_stored_soft_labels_and_learning_rate(command, tmp_path):
     assert rates["rdm_any"] == rates["syn_hard"] == [0.05]
 
 
+@pytest.mark.slow
 def test_batch_normalisation_meets_no_batch_of_one(command):
     # Ten images in batches of three leave one over, and the last blocks of a ResNet are one pixel.
     outcome = command("run", *QUICK, "model=resnet18", "train.batch_size=3", "train.epochs=1", "train.step_size=1")

@@ -174,6 +174,7 @@ def test_a_student_whose_worker_dies_is_trained_once_more(process, command, tmp_
     assert disturbed["arms"] == undisturbed["arms"]
 
 
+@pytest.mark.slow
 def test_a_student_that_is_lost_twice_ends_the_run_with_a_sentence(process, tmp_path, deadly, monkeypatch):
     monkeypatch.setenv("TIMES", "50")
     outcome = process("ddrank.run", *TWO, deadly)
@@ -208,6 +209,7 @@ def session(leader: int) -> set[int]:
     return {int(pid) for pid, sess, state in lines if int(sess) == leader and not state.startswith("Z")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_evaluation(tmp_path, ending, workers):
