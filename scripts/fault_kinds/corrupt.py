@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -54,11 +53,8 @@ def entries(spoil: Callable[[Path, Random], None]) -> Callable[[Trial], bool]:
 def checkpoints(trial: Trial) -> bool:
     """The checkpoint of a student or a distillation that was killed is spoilt: it begins anew."""
     job = trial.random.choice((STUDENT, DISTILLATION))
-    child = trial.begun(job)
-    if child is None:
+    if not trial.killed(job):
         return False
-    child.signal(signal.SIGKILL)
-    child.end()
     spoilt = [file for file in entry_files(trial.folder) if file.folder in CHECKPOINTS]
     for file in spoilt:
         trial.random.choice((truncated, flipped))(file.path, trial.random)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,47 +35,38 @@ def unmountable() -> str:
 def full(*jobs: Job) -> Callable[[Trial], bool]:
     """The disk is full from a random moment of one of `jobs` on; then it is made larger."""
 
-    def strike(trial: Trial) -> bool:
-        job = trial.random.choice(jobs)
-        trial.undisturbed(job)
-        with _mounted(trial.folder):
-            child = trial.begun(job)
-            if child is None:
-                return False
-            ballast = trial.folder / "ballast"
-            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(1 << 12))
-            child.signal(signal.SIGCONT)
-            end = child.end()
-            trial.suffered(end)
-            trial.check(job)
-            _remount(trial.folder, f"size={_LARGER}")
-            trial.completed(job)
-            return "No space left" in end.said
+    def fill(folder: Path) -> bool:
+        with contextlib.suppress(OSError), folder.joinpath("ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+        return True
 
-    return strike
+    return _spoilt(fill, f"size={_LARGER}", "No space left", jobs)
 
 
 def read_only(*jobs: Job) -> Callable[[Trial], bool]:
-    """The disk can only be read from a random moment of one of `jobs` on."""
+    """The disk can only be read from a random moment of one of `jobs` on, but where a file is being written then."""
+    return _spoilt(lambda folder: _remount(folder, "ro", check=False), "rw", "Read-only", jobs)
+
+
+def _spoilt(spoil: Callable[[Path], bool], mended: str, said: str, jobs: Sequence[Job]) -> Callable[[Trial], bool]:
+    """One of `jobs` works on a disk of its own, which is spoilt at a random moment, where it can be, and `mended` by
+    mounting it anew; the job has to have `said` what it suffered from."""
 
     def strike(trial: Trial) -> bool:
         job = trial.random.choice(jobs)
         trial.undisturbed(job)
         with _mounted(trial.folder):
             child = trial.begun(job)
-            if child is None:
-                return False
-            if not _remount(trial.folder, "ro", check=False):  # a file is being written
+            if child is None or not spoil(trial.folder):
                 return False
             child.signal(signal.SIGCONT)
             end = child.end()
             trial.suffered(end)
             trial.check(job)
-            _remount(trial.folder, "rw")
+            _remount(trial.folder, mended)
             trial.completed(job)
-            return "Read-only" in end.said
+            return said in end.said
 
     return strike
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import signal
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,14 @@ class Trial:
             return None
         self.note_whole()
         return child
+
+    def killed(self, job: Job) -> bool:
+        """Kill `job` at a random moment; whether it had not ended before."""
+        child = self.begun(job)
+        if child is None:
+            return False
+        child.signal(signal.SIGKILL)
+        return child.end().status == -signal.SIGKILL
 
     def _do_before(self, job: Job, folder: Path) -> None:
         if job.after is not None:
