@@ -14,6 +14,7 @@ from ddrank.measure import Fit
 
 MOST_CLASSES = 20
 MOST_COLUMNS = 10
+_CELL = 75  # pixels that an image in a grid is nearly wide, at least
 _MOMENTS = 6  # of a distillation, in its picture
 _WIDE = 480  # pixels that a film is at least nearly wide
 STYLES = {
@@ -41,26 +42,29 @@ def grid(pixels: Tensor, labels: Tensor, class_names: Sequence[str], path: Path,
         rows = [order[start : start + MOST_COLUMNS] for start in range(0, len(order), MOST_COLUMNS)]
     else:
         rows = rows[:MOST_CLASSES]
-    columns = max(len(row) for row in rows)
-    height = (0.85 if single else 0.65) * len(rows)
-    figure = _figure(0.65 * columns + (0.2 if single else 1.2), height + 0.3)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    top = height / (height + 0.3) - (0.15 / height if single else 0)
-    figure.subplots_adjust(top=top, bottom=0.01, wspace=0.06, hspace=0.35 if single else 0.06)
-    for number, (row, cells) in enumerate(zip(rows, axes, strict=True)):
-        for axis in cells:
-            axis.set_axis_off()
-        for index, axis in zip(row, cells, strict=False):
-            image = pixels[index].permute(1, 2, 0)
-            image = (image / 255 if image.dtype == torch.uint8 else image).numpy()
-            axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    images = (pixels / 255 if pixels.dtype == torch.uint8 else pixels).clamp(0, 1).permute(0, 2, 3, 1)
+    times = max(1, _CELL // images.shape[2])
+    height, width = times * images.shape[1], times * images.shape[2]
+    gap = max(1, width // 16)
+    above = 5 * gap if single else gap  # with room for a name
+    canvas = np.ones((len(rows) * (height + above), max(map(len, rows)) * (width + gap), 3))
+    figure = _figure(0.65 * canvas.shape[1] / (width + gap), 0.65 * canvas.shape[0] / (width + gap))
+    axis = figure.add_axes((0, 0, 1, 1))
+    for number, row in enumerate(rows):
+        top = number * (height + above) + above
+        for column, index in enumerate(row):
+            left = column * (width + gap)
+            enlarged = images[index].numpy().repeat(times, 0).repeat(times, 1)
+            canvas[top : top + height, left : left + width] = enlarged
             if single:
-                axis.set_title(_short(class_names[int(labels[index])]), fontsize=6, pad=2)
+                name = _short(class_names[int(labels[index])])
+                axis.text(left + width / 2, top - gap, name, ha="center", va="bottom", fontsize=6)
         if not single:
-            name = _short(class_names[number])
-            cells[0].text(-0.15, 0.5, name, transform=cells[0].transAxes, ha="right", va="center", fontsize=8)
-    shown = sum(len(row) for row in rows)
-    note = "" if shown == total else f", {shown} shown"
+            axis.text(-2 * gap, top + height / 2, _short(class_names[number]), ha="right", va="center", fontsize=8)
+    axis.imshow(canvas)
+    axis.set_axis_off()
+    count = sum(len(row) for row in rows)
+    note = "" if count == total else f", {count} shown"
     figure.suptitle(f"{total} images of {len(class_names)} classes{note}", fontsize=8, y=1.0, va="bottom")
     return _save(figure, path)
 
