@@ -1,11 +1,19 @@
-"""The one exception for what a user can cause and mend, and the one warning."""
+"""The exceptions for what a user can cause and mend, and the warnings."""
 
 
 class InputError(Exception):
     """Bad input: one sentence that says what was found, where, what was expected and what to do.
 
-    The commands print it without a traceback and exit with status 2.
+    The commands print it without a traceback and exit with `status`.
     """
+
+    status = 2
+
+
+class LostError(InputError):
+    """A process was lost, by whatever ended it: the same command goes on with what it was doing."""
+
+    status = 3
 
 
 class UntrustedError(InputError):

@@ -10,6 +10,7 @@ import difflib
 import errno
 import os
 import re
+import select
 import shutil
 import sys
 import traceback
@@ -27,11 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddrank import config as schema
 from ddrank import launchers
-from ddrank.errors import EngineWarning, InputError, StoreWarning
+from ddrank.errors import EngineWarning, InputError, LostError, StoreWarning
 from ddrank.launchers import Loss
 
 DEBUG = "DDRANK_DEBUG"
-LOST = 3
 _UNWRITABLE = {
     errno.EACCES,
     errno.EPERM,
@@ -68,19 +68,19 @@ def launch(
         if arguments:
             sys.argv[1:] = arguments(sys.argv[1:])
         hydra_main(job)()
-        if job.lost:
-            _stop_short(job.lost)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
     except KeyboardInterrupt:
         print("interrupted; whatever was finished is in the store and will not be computed again", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if sentence := _mendable(error):
-            _stop(sentence)
+            _stop(sentence, getattr(error, "status", 2))
         if job.began or not isinstance(error, ValueError | TypeError | AssertionError):
             raise
         _stop(_one_line(error))  # Hydra's own way of refusing some command lines
+    if job.lost:
+        _stop_short(job.lost)
 
 
 def explained(error: Exception) -> str:
@@ -100,26 +100,38 @@ class _Job:
     def __call__(self, config: DictConfig) -> Loss | None:
         self.began = True
         hydra_config = HydraConfig.get()
+        alone = hydra_config.mode == RunMode.RUN
         try:
-            self._task(config)
+            self._do(config, alone)
             return None
         except Exception as error:
-            alone = hydra_config.mode == RunMode.RUN
+            sentence = _mendable(error)
             if isinstance(error, InputError):
                 _leave_nothing(Path(hydra_config.runtime.output_dir))
                 if alone:
-                    _stop(str(error))  # before Hydra says more
-            if alone or isinstance(error, BrokenPipeError):
+                    _stop(sentence, error.status)  # before Hydra says more
+            if alone:
                 raise
-            sentence = _mendable(error)
             if not sentence or os.environ.get(DEBUG):
                 traceback.print_exc()
-            loss = Loss(sentence or f"{type(error).__name__}: {error}", refused=bool(sentence))
+            loss = Loss(
+                sentence or f"{type(error).__name__}: {error}",
+                refused=bool(sentence) and not isinstance(error, LostError),
+            )
             number = hydra_config.job.num
             name = f"{config.method.name} on {config.dataset.name}, ipc={config.ipc}, seed={config.seed}"
             print(f"ddrank: job {number} ({name}): {loss.why}", file=sys.stderr)
             self.lost[number] = loss
             return loss
+
+    def _do(self, config: DictConfig, alone: bool) -> None:
+        try:
+            self._task(config)
+        except BrokenPipeError:
+            if alone:
+                raise
+            _print_nowhere()  # that nobody reads on is no reason to lose a sweep's jobs
+            self._task(config)  # what was finished is in the store
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"lost": {}}
@@ -152,7 +164,7 @@ def _stop_short(lost: dict[int, Loss]) -> NoReturn:
         f"{len(lost)} of the sweep's jobs were lost ({which}), as said above: the same command completes the sweep"
     )
     print(f"ddrank: {sentence}; what is finished is in the store and will not be computed again", file=sys.stderr)
-    sys.exit(LOST)
+    sys.exit(LostError.status)
 
 
 def _warning(
@@ -174,11 +186,20 @@ def _leave_nothing(folder: Path) -> None:
                 parent.rmdir()
 
 
-def _stop(sentence: str) -> NoReturn:
+def _print_nowhere() -> None:
+    """Drop what is still to be printed where the other end of a pipe is closed."""
+    for stream in (1, 2):
+        closed = select.poll()
+        closed.register(stream, 0)
+        if closed.poll(0):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+def _stop(sentence: str, status: int = 2) -> NoReturn:
     if os.environ.get(DEBUG) and sys.exc_info()[0]:
         raise
     print(f"ddrank: {sentence}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _unknown_option(error: MissingConfigException) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from ddrank import forward
 from ddrank.crew import Crew, Message
 from ddrank.engine import Engine
-from ddrank.errors import InputError
+from ddrank.errors import InputError, LostError
 from ddrank.fit import Assignment, Outcome, run
 from ddrank.progress import Activity, Display
 from ddrank.store import Lock, Store, digest
@@ -225,7 +225,7 @@ class Scheduler:
         entry.lives -= 1
         entry.activity.drop()
         if not entry.lives:
-            raise InputError(
+            raise LostError(
                 f"{entry.task.name} was lost twice: its worker process ended ({how}); if memory was short, choose a "
                 "smaller engine.workers; what was finished is in the store and will not be computed again"
             )

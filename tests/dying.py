@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ddrank.crew import cores
-from ddrank.errors import InputError
+from ddrank.errors import InputError, LostError
 from ddrank.launch import launch
 
 
@@ -25,6 +25,8 @@ def job(config: DictConfig) -> None:
             raise ValueError("a defect")
         case "refuses":
             raise InputError("it cannot be done")
+        case "loses":
+            raise LostError("a process was lost")
     Path("done").mkdir(exist_ok=True)
     Path("done", str(config.seed)).touch()
 

@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import QUICK_SELECTION, Outcome, results
+from omegaconf import OmegaConf
 
 from ddrank.crew import SHARE, cores
+from ddrank.launchers.joblib import Joblib
 
 HERE = Path(__file__).parent
 RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (ddrank[ray])")
@@ -40,20 +43,28 @@ SWEEP = ("-m", *QUICK_SELECTION, "method=random", "seed=0,1", "logger=none")
 def dying(tmp_path):
     """Call tests/dying.py with two cores at most: dying({1: "killed"}, "seed=range(3)", ...) -> Outcome."""
 
-    def call(ends: dict[int, str], *arguments: str) -> Outcome:
+    def call(ends: dict[int, str], *arguments: str, heard: bool = True) -> Outcome:
         (tmp_path / "ends").write_text("".join(f"{seed} {end}\n" for seed, end in ends.items()))
         paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [sys.executable, str(HERE / "dying.py"), "-m", *arguments],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": paths, SHARE: "2"},
-            capture_output=True,
+            stdout=subprocess.PIPE if heard else closed_pipe(),
+            stderr=subprocess.PIPE,
             text=True,
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+def closed_pipe() -> int:
+    """What is written here, nobody reads: `command | head` when head has ended."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
 
 
 def done(folder: Path) -> list[int]:
@@ -110,6 +121,20 @@ def test_a_sweep_on_the_basic_launcher_goes_on_too(dying, tmp_path):
     assert done(tmp_path) == [2]
 
 
+def test_a_sweep_that_nobody_listens_to_does_its_jobs_and_tells_of_those_it_lost(dying, tmp_path):
+    outcome = dying({1: "raises"}, "seed=range(3)", heard=False)
+    assert done(tmp_path) == [0, 2]
+    assert outcome.code == 3
+    assert "1 of the sweep's jobs were lost (1)" in outcome.err
+
+
+def test_a_job_that_loses_a_process_of_its_own_is_lost_and_not_refused(dying):
+    outcome = dying({0: "loses"}, "seed=range(2)")
+    assert outcome.code == 3
+    assert "a process was lost" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_jobs_that_bad_input_keeps_from_being_done_are_to_be_mended(dying, tmp_path):
     outcome = dying({1: "refuses"}, "seed=range(3)", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     assert outcome.code == 2
@@ -118,6 +143,19 @@ def test_jobs_that_bad_input_keeps_from_being_done_are_to_be_mended(dying, tmp_p
     logs = [path.read_text() for path in tmp_path.glob("runs/sweeps/*/*/log.txt")]
     assert len(logs) == 3
     assert all(f"has {min(2, cores())} cores" in log for log in logs)  # one job at a time has all
+
+
+def test_jobs_of_whose_end_the_launcher_says_nothing_are_lost(monkeypatch, tmp_path, capsys):
+    class Silent(Joblib):
+        def outcomes(self, jobs):
+            yield jobs[0], None
+
+    launcher = Silent(2)
+    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    launcher.task = SimpleNamespace(lost={})
+    launcher.launch([["seed=0"], ["seed=1"], ["seed=2"]], 0)
+    assert list(launcher.task.lost) == [1, 2]
+    assert "lost: 1, 2: nothing was heard" in capsys.readouterr().err
 
 
 def test_a_share_of_the_cores_is_never_more_than_there_are(monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ddrank import crew
-from ddrank.errors import InputError
+from ddrank.errors import InputError, LostError
 
 if TYPE_CHECKING:
     from ddrank.data.files import Format
@@ -63,7 +63,7 @@ class Stream:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise InputError(
+            raise LostError(
                 "a process that decodes images has ended unexpectedly; if memory was short, choose a smaller batch size"
             ) from error
 

@@ -107,7 +107,7 @@ class Jobs(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         jobs = _jobs(job_overrides, initial_job_idx)
-        left, began = {job.number: job for job in jobs}, time.monotonic()
+        left, began, why = {job.number: job for job in jobs}, time.monotonic(), "nothing was heard of its end"
         _say(f"{len(jobs)} jobs, {self.place(len(jobs))}; what they print is in {self.config.hydra.sweep.dir}/*/{LOG}")
         try:
             with contextlib.closing(self.outcomes(jobs)) as outcomes:
@@ -118,9 +118,10 @@ class Jobs(Launcher):
             raise
         except Exception as error:  # not of a job, but of the engine: what is done is done
             traceback.print_exc()
-            for job in left.values():
-                self.task.lost[job.number] = Loss(f"the launcher failed ({type(error).__name__}: {error})")
-            _say(f"lost with the launcher: {', '.join(map(str, left))}")
+            why = f"the launcher failed ({type(error).__name__}: {error})"
+        if left:
+            self.task.lost |= dict.fromkeys(left, Loss(why))
+            _say(f"lost: {', '.join(map(str, left))}: {why}")
         done = JobReturn()
         done.return_value, done.status = None, JobStatus.COMPLETED
         return [done] * len(jobs)  # sweepers look for exceptions: what was lost is no reason to stop

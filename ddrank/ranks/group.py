@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ddrank import crew
-from ddrank.errors import InputError
+from ddrank.errors import InputError, LostError
 from ddrank.ranks.channel import Channel, listener
 from ddrank.ranks.place import LEADER, LOOPBACK, Place, place
 
@@ -279,5 +279,5 @@ class _Group:
                 if process := self._processes.get(rank):
                     with suppress(subprocess.TimeoutExpired):
                         how += f" ({crew.ending(process.wait(5.0))})"
-                return InputError(f"{name} was lost with rank {rank} of {self.ranks}: {how}; {_MEND}")
+                return LostError(f"{name} was lost with rank {rank} of {self.ranks}: {how}; {_MEND}")
         return RuntimeError(f"{name} failed in rank {gone[0]} of {self.ranks}:\n{self._said[gone[0]]['said']}")
