@@ -18,12 +18,12 @@ from omegaconf import DictConfig
 from ddrank import atomic
 from ddrank.build import plain
 from ddrank.errors import InputError
-from ddrank.measure import Fit
 from ddrank.result import Result
 from ddrank.wandb_run import Account, group_name
 
 if TYPE_CHECKING:
     from ddrank.leaderboard import Ranking
+    from ddrank.measure import Fit  # it needs torch, which a sweep's own process does not
 
 
 class Nothing:

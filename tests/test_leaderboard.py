@@ -876,6 +876,16 @@ class TestSweep:
         assert "recovers" not in printed.out
         assert re.search(r"1  dm .* 2 *$", printed.out, re.M)
 
+    def test_it_ranks_without_torch(self, tmp_path):
+        put(tmp_path, result(seeds=[0]), result(seeds=[1]))
+        code = (
+            "import sys; from omegaconf import OmegaConf; from ddrank.leaderboard.sweep import PrintRanking\n"
+            "PrintRanking().on_multirun_end(OmegaConf.create(sys.argv[1])); print('torch' in sys.modules)"
+        )
+        done = run([sys.executable, "-c", code, OmegaConf.to_yaml(self.config(tmp_path))], dict(os.environ))
+        assert done.stdout.splitlines()[-1] == "False", done.stderr
+        assert (tmp_path / "ranking.json").is_file()
+
     def test_a_sweep_without_results_is_said_and_not_raised(self, tmp_path, capsys):
         PrintRanking().on_multirun_end(self.config(tmp_path))
         assert "there is no result.json" in capsys.readouterr().err
