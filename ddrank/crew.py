@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, forkserver, reduction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from ddrank.errors import EngineWarning, InputError, StoreWarning
 
@@ -80,6 +80,13 @@ def script_hidden() -> Iterator[None]:
         yield
     finally:
         main.__dict__.update({"__spec__": None} | before)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End this process and those that it has started, whatever they are doing."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(status)
 
 
 def possible() -> bool:

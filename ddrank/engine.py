@@ -47,8 +47,8 @@ PRECISIONS = ("32-true", "tf32", "bf16-mixed", "16-mixed")
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and how students are trained; only `precision` and the number of devices change their numbers by more than
-    rounding.
+    """Where and how students are trained; only `precision` and the number of devices, and of these their kind, change
+    their numbers by more than rounding.
 
     Attributes:
         device: cpu, cuda or mps.
@@ -93,7 +93,8 @@ class Engine:
         """What belongs into the key of a student with such batches (see `ranks_for`): several processes draw other
         augmentations, and on a CPU take the statistics of batch normalisation apart."""
         count = self.ranks_for(*batches)
-        return {"precision": self.precision} | ({"ranks": count} if count > 1 else {})
+        together = {"ranks": count, "statistics": "apart" if self.device == "cpu" else "whole"}
+        return {"precision": self.precision} | (together if count > 1 else {})
 
     def alone(self) -> Engine:
         """The same engine for this process alone."""

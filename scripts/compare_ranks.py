@@ -50,7 +50,9 @@ def main() -> None:
             print(f"{name}: left out, the package submitit is not installed")
             continue
         found[name] = run(
-            folder / name.replace(" ", "-"), start, [*SETTINGS, f"num_eval={given.seeds}", devices, *given.set]
+            folder / name.replace(", ", "-").replace(" ", "-"),
+            start,
+            [*SETTINGS, f"num_eval={given.seeds}", devices, *given.set],
         )
     sys.exit(report(found))
 

@@ -640,6 +640,8 @@ def test_a_large_subset_is_a_view_that_reads_as_a_copy(raw, monkeypatch):
     assert torch.equal(view.floats(), copy.floats())
     assert torch.equal(view.floats(slice(1, 3)), copy.floats(slice(1, 3)))
     assert torch.equal(view.to("cpu").images, copy.images)
+    sent = pickle.loads(pickle.dumps(view.images))
+    assert torch.equal(sent, copy.images)  # and of what it leaves out, nothing
     part = view[torch.tensor([3, 0])]
     assert part.images.base is raw.images
     assert torch.equal(part.floats(), copy.floats()[[3, 0]])

@@ -5,24 +5,32 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 from conftest import results
 from test_resume import views_of
 from test_student import recipe
+from torch import nn
 
-from ddrank import engine, fit, ranks
+from ddrank import engine, fit, models, ranks
 from ddrank.checkpoint import Checkpoint
+from ddrank.crew import SHARE
 from ddrank.data import Samples
 from ddrank.data.samples import Batches, TestBatches
 from ddrank.data.stored_views import ViewBatches
 from ddrank.errors import InputError
 from ddrank.fit import Assignment
 from ddrank.ranks.place import Place, place
+from ddrank.ranks.strategy import WholeBatch
 from ddrank.ranks.team import Team
 
 ONE = engine.Engine("cpu", "32-true", 1)
@@ -98,6 +106,38 @@ def test_settings_that_cannot_be_meant(command, setting):
     assert setting.split("=")[0] in command("run", "method=random", setting).sentence()
 
 
+def test_processes_that_are_not_there_are_not_waited_for_long(monkeypatch, capsys):
+    for name, value in Place(0, 2, 0, 2, "127.0.0.1", free_port()).environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ddrank.ranks.group._LEAVE", 0.1)
+    with pytest.raises(InputError, match="unset RANK and WORLD_SIZE"), ranks.led():  # a notebook's, left over
+        ranks.expect(1, 1)
+    assert "1 of 2 processes are not here yet" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_a_sentence(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for name, value in Place(0, 2, 0, 2, "127.0.0.1", taken.getsockname()[1]).environment().items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(InputError, match=r"cannot meet at 127\.0\.0\.1, port .*MASTER_PORT"), ranks.led():
+            ranks.expect(2, 1)
+
+
+def test_cores_are_divided_once_and_given_back(monkeypatch):
+    monkeypatch.setattr("ddrank.ranks.place.cores", lambda: int(os.environ.get(SHARE, 8)))
+    monkeypatch.delenv(SHARE, raising=False)
+    for _ in range(2):
+        ranks.expect(4, 1)
+        assert os.environ[SHARE] == "2"
+    ranks.expect(1, 1)
+    assert SHARE not in os.environ
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 # --- how batches are divided: in this process, one rank after the other ---
 
 
@@ -154,6 +194,43 @@ def test_ranks_see_stored_views_as_one_process_does(tmp_path):
         assert {part["lam"] for part in divided} == {whole["lam"]}
 
 
+# --- batch normalisation over the whole batch, as on GPUs; here, of one rank ---
+
+
+@pytest.mark.parametrize("name", ["timm", "torchvision", "ddrank"])
+def test_layers_of_batch_normalisation_are_the_same_ones_afterwards(name):
+    network = {
+        "timm": lambda: timm.create_model("mobilenetv3_small_050", num_classes=3),
+        "torchvision": lambda: torchvision.models.resnet18(num_classes=3),
+        "ddrank": lambda: models.ConvNet(num_classes=3, channels=3, size=32, norm="batch"),
+    }[name]().eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before, kinds, keys = network(images), [type(layer) for layer in network.modules()], list(network.state_dict())
+    sync = WholeBatch()
+    there = sync.apply(network)
+    layers = [layer for layer in there.modules() if isinstance(layer, nn.SyncBatchNorm)]
+    assert len(layers) == sum(issubclass(kind, nn.BatchNorm2d) for kind in kinds) > 0
+    assert torch.equal(there(images), before)
+    assert list(there.state_dict()) == keys
+    for layer in layers:
+        layer.running_mean += 1.0
+        layer.bias.data += 1.0
+    trained = there(images)
+    network = sync.revert(there)
+    assert [type(layer) for layer in network.modules()] == kinds
+    assert list(network.state_dict()) == keys
+    assert torch.equal(network(images), trained)
+    assert not torch.equal(trained, before)
+
+
+def test_a_layer_of_batch_normalisation_of_ones_own_is_refused():
+    class Own(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(InputError, match="a layer Own, whose batches"):
+        WholeBatch().apply(nn.Sequential(Own(3)))
+
+
 # --- with a follower, the same for all of these ---
 
 
@@ -184,13 +261,15 @@ def test_batch_normalisation_and_tests_on_the_way():
     assert len(two.tests) == 3
     last = replace(job, weights=two.weights, test_every=None, aug={})
     assert run(last, ONE).accuracy == run(last).accuracy == two.tests[-1][1]
+    assert run(replace(job, test_every=None)).accuracy == two.tests[-1][1]
 
 
 def test_a_student_with_small_batches_is_the_leaders_alone():
     alone, two = run(assignment(samples(30), batch_size=3), ONE), run(assignment(samples(30), batch_size=3))
     assert all(torch.equal(tensor, two.weights[name]) for name, tensor in alone.weights.items())
     assert TWO.in_key(3, 30) == ONE.in_key(3, 30) == {"precision": "32-true"}
-    assert TWO.in_key(4, 30) == {"precision": "32-true", "ranks": 2}
+    assert TWO.in_key(4, 30) == {"precision": "32-true", "ranks": 2, "statistics": "apart"}
+    assert replace(TWO, device="cuda").in_key(4, 30)["statistics"] == "whole"
 
 
 # --- through the commands ---
@@ -232,6 +311,20 @@ def test_every_way_to_start_a_run_has_the_same_numbers(command, process, modules
     assert {arm: key.get("ranks") for arm, key in keys.items()} == dict.fromkeys(keys, 2)
 
 
+@pytest.mark.slow
+def test_two_ranks_are_as_accurate_as_one_process(tmp_path, modules):
+    settings = ("dataset.size=16", "dataset.real.epochs=3", "model.width=8", "model.norm=batch", "engine.threads=1")
+    script = Path(__file__).parent.parent / "scripts/compare_ranks.py"
+    done = subprocess.run(
+        [sys.executable, script, "--seeds=3", f"--folder={tmp_path}", "--set", *settings],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    low, high = re.search(r"real_hard: .* interval (\S+) to (\S+)", done.stdout).groups()
+    assert float(low) < 0.0 < float(high), done.stdout
+    assert "no whole number of the 1000 test images: none" in done.stdout
+
+
 # --- ranks that end; the next student has new ones ---
 
 
@@ -252,6 +345,41 @@ def test_killed_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     assert all(torch.equal(tensor, resumed.weights[name]) for name, tensor in undisturbed.weights.items())
     assert (resumed.accuracy, resumed.losses) == (undisturbed.accuracy, undisturbed.losses)
     assert len(Checkpoint(tmp_path / "state.pt").saved()["others"]) == 1
+
+
+@pytest.mark.slow
+def test_a_rank_that_refuses_leaves_no_process_behind(tmp_path):
+    """The pipe of the command ends with it, though each rank has processes that decode images."""
+    script = tmp_path / "streams.py"
+    script.write_text(
+        f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), *filter(None, sys.path)]!r}
+from pathlib import Path
+from test_ranks import TWO, assignment, run
+from test_streaming import CONSTANTS, class_folders
+from ddrank.data.folders import load_imagefolder
+from ddrank.data import Samples
+
+if __name__ == "__main__":
+    train, tests, _ = load_imagefolder(Path("data"), str(class_folders(Path("birds"))), 16, decode_gib=0)
+    train, tests = (Samples(part.images, part.labels, **CONSTANTS) for part in (train, tests))
+    Path(train.images.path(20)).write_bytes(b"not an image")
+    run(assignment(train, tests, batch_size=10), TWO)
+"""
+    )
+    environment = os.environ | {SHARE: "2"}  # so that there are processes that decode
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "InputError" in done.stderr.splitlines()[-1]
 
 
 def test_what_ends_a_rank_ends_all_and_is_said_by_the_leader():

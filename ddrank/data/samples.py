@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -52,6 +52,14 @@ class Rows:
     def to(self, device: torch.device | str) -> Tensor:
         """All of them on another device."""
         return moved(self, device)
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        """Another process gets these rows and no others, but files are where they are."""
+        return (Rows, (self.base, self.index)) if isinstance(self.base, Files) else (_itself, (self[:],))
+
+
+def _itself(rows: Tensor) -> Tensor:
+    return rows
 
 
 @dataclass(frozen=True)

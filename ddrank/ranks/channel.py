@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ddrank.ranks.place import LOOPBACK
+from ddrank.ranks.place import JOIN, LOOPBACK
 
-_SECONDS = 600.0  # to be let in
+# Seconds without a word from the other machine, seconds between two questions whether it is there, and how many.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 class Channel:
@@ -25,12 +26,15 @@ class Channel:
         self._socket = connected
         connected.settimeout(None)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._lines = connected.makefile("r", encoding="utf-8", errors="replace")
 
     @classmethod
     def to(cls, host: str, port: int) -> Channel:
         """A connection to whoever listens there. Raises OSError."""
-        return cls(socket.create_connection((host, port), timeout=_SECONDS))
+        return cls(socket.create_connection((host, port), timeout=JOIN))
 
     def send(self, **message: Any) -> None:
         """Send a message, if there is still someone to read it."""

@@ -9,9 +9,10 @@ import traceback
 import warnings
 from typing import Any, NoReturn
 
+from ddrank.crew import end_at_once
 from ddrank.errors import InputError
 from ddrank.ranks.channel import Channel
-from ddrank.ranks.place import LEADER, Place, place
+from ddrank.ranks.place import LEADER, Place, divide_cores, place
 
 
 def follow(of_this: Place) -> NoReturn:
@@ -29,12 +30,12 @@ def follow(of_this: Place) -> NoReturn:
         _work(of_this, store)
     except InputError as error:
         channel.send(kind="refused", said=str(error))
-        os._exit(2)
+        end_at_once(2)
     except SystemExit as stop:  # SIGTERM, of which there is nothing to say
-        os._exit(stop.code)
+        end_at_once(stop.code)
     except BaseException:
         channel.send(kind="failed", said=traceback.format_exc())
-        os._exit(1)
+        end_at_once(1)
 
 
 def _joined(of_this: Place) -> tuple[Channel, Any]:
@@ -45,7 +46,8 @@ def _joined(of_this: Place) -> tuple[Channel, Any]:
     from ddrank.ranks.team import addresses
 
     store, _ = addresses(of_this)
-    if not leader:
+    if not leader:  # which would have divided its own cores
+        divide_cores(of_this.beside)
         channel = _channel(of_this, of_this.address, int(store.get("leader")))
     return channel, store
 
@@ -59,7 +61,7 @@ def _channel(of_this: Place, host: str, port: int) -> Channel:
 
 def _end(message: dict[str, Any] | None) -> None:
     """End with the leader, in the middle of a training if need be."""
-    os._exit(1 if message is None else 0)
+    end_at_once(1 if message is None else 0)
 
 
 def _work(of_this: Place, store: Any) -> NoReturn:

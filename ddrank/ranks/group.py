@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from ddrank import crew
 from ddrank.errors import InputError, LostError
 from ddrank.ranks.channel import Channel, listener
-from ddrank.ranks.place import LEADER, LOOPBACK, Place, place
+from ddrank.ranks.place import JOIN, LEADER, LOOPBACK, Place, divide_cores, place
 
 if TYPE_CHECKING:
     from ddrank.engine import Engine
     from ddrank.fit import Assignment
     from ddrank.ranks.team import Team
 
-_JOIN = 600.0  # seconds for all ranks to be there
+_LEAVE = 30.0  # seconds for those to come that are still being started, before they are told that it is over
 _LAST_WORDS = 3.0  # seconds to hear why a collective operation has failed
 _GRACE = 30.0  # seconds for one to notice that a rank is gone
 _MOST_KNOWN = 16  # large samples and teachers that followers keep
@@ -45,7 +45,8 @@ def led() -> Iterator[None]:
         yield
     finally:
         if of_this is not None and of_this.ranks > 1 and _group is None:
-            _open(of_this)
+            with suppress(InputError):  # said already
+                _open(of_this)
         _dismiss()
 
 
@@ -62,17 +63,20 @@ def expect(devices: int, nodes: int) -> None:
             )
         if _group is not None and _group.ranks != ranks:
             _dismiss()
+        divide_cores(ranks)
         return
     if of_this.ranks != ranks:
         raise InputError(
             f"{of_this.ranks} processes were started, but {asked} is {ranks}: start {ranks}, or give engine.devices "
-            "(of each machine) and engine.nodes (machines) as they are"
+            "(of each machine) and engine.nodes (machines) as they are; if none were, unset RANK and WORLD_SIZE, or "
+            "leave the job step of Slurm"
         )
     if of_this.rank:
         raise InputError(
             f"this is process {of_this.rank} of {ranks}, and has nothing to do here: start `python -m ddrank.run` with "
             f"torchrun or srun, or this program once, with engine.devices={devices}"
         )
+    divide_cores(of_this.beside)
     if ranks > 1 and _group is None:
         _open(of_this)
 
@@ -85,7 +89,7 @@ def together(assignment: Assignment, engine: Engine) -> Iterator[None]:
         yield
         return
     if _group is None:
-        _open(None, engine.ranks)
+        _open(Place(0, engine.ranks, 0, engine.ranks, LOOPBACK, 0), own=True)
     with _group.at_work(assignment, engine):
         yield
 
@@ -93,10 +97,16 @@ def together(assignment: Assignment, engine: Engine) -> Iterator[None]:
 _group: _Group | None = None  # of this process
 
 
-def _open(of_this: Place | None, ranks: int = 1) -> None:
+def _open(of_this: Place, own: bool = False) -> None:
     global _group
-    own = of_this is None
-    _group = _Group(Place(0, ranks, 0, ranks, LOOPBACK, 0) if own else of_this, own)
+    try:
+        _group = _Group(of_this, own)
+    except (RuntimeError, OSError) as error:  # torch's for a port
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"the processes cannot meet at {of_this.address}, port {of_this.port} ({reason}): choose another port as "
+            "MASTER_PORT"
+        ) from error
 
 
 @atexit.register
@@ -132,7 +142,9 @@ class _Group:
         try:
             self._busy = True
             if self._over:
-                raise InputError(f"{assignment.name}: the other processes ended with an earlier student: start anew")
+                raise LostError(
+                    f"{assignment.name}: the other processes ended with an earlier student: the same command goes on"
+                )
             if self._gone:
                 raise self._loss(assignment.name)
             if self._team is None:
@@ -143,6 +155,8 @@ class _Group:
             loss = None
             if isinstance(error, Exception) and not isinstance(error, InputError):
                 loss = self._heard_of(assignment.name)
+            if loss is None:
+                self._tell_over()  # it is no fault of theirs
             self._abandon()
             if loss is None:
                 raise
@@ -154,12 +168,20 @@ class _Group:
         """Tell the followers that it is over."""
         self._over = True
         if not self._own and not self._gone:  # others may be on their way here
-            until = time.monotonic() + _JOIN
+            until = time.monotonic() + _LEAVE
+            if absent := self.ranks - 1 - len(self._channels):
+                print(
+                    f"ddrank: {absent} of {self.ranks} processes are not here yet, and are waited for", file=sys.stderr
+                )
             while len(self._channels) < self.ranks - 1 and time.monotonic() < until:
                 time.sleep(0.02)
+        self._tell_over()
+        self._abandon()
+
+    def _tell_over(self) -> None:
+        self._over = True
         for channel in list(self._channels.values()):
             channel.send(kind="over")
-        self._abandon()
 
     def _abandon(self) -> None:
         """End all connections, and thereby all followers."""
@@ -174,11 +196,10 @@ class _Group:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1.0 if self._channels else 0.0)
             process.kill()
-        if self._team is not None:
-            from ddrank.ranks.team import part
+        from ddrank.ranks.team import leave
 
-            with suppress(RuntimeError):  # with a rank that is gone
-                part()
+        with suppress(RuntimeError):  # with a rank that is gone
+            leave()
         if self._own:  # the next student has new ones
             _group = None
 
@@ -226,10 +247,10 @@ class _Group:
         time.sleep(_GRACE)
         if self._busy and not self._over:  # NCCL waits for ever
             print(f"ddrank: {self._loss('a student')}", file=sys.stderr, flush=True)
-            os._exit(2)
+            crew.end_at_once(LostError.status)
 
     def _gathered(self, device: str) -> Team:
-        until = time.monotonic() + _JOIN
+        until = time.monotonic() + JOIN
         while len(self._channels) < self.ranks - 1:
             for rank, process in self._processes.items():
                 if process.poll() is not None and rank not in self._channels:
@@ -237,7 +258,7 @@ class _Group:
                     raise InputError(f"rank {rank} of {self.ranks} ended at its start ({how})")
             if time.monotonic() > until:
                 raise InputError(
-                    f"only {1 + len(self._channels)} of {self.ranks} processes were there after {_JOIN:g} seconds: see "
+                    f"only {1 + len(self._channels)} of {self.ranks} processes were there after {JOIN:g} seconds: see "
                     "what the others say"
                 )
             time.sleep(0.02)

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ddrank.crew import cores
+from ddrank.crew import SHARE, cores
 
 LEADER = "DDRANK_LEADER"  # in the environment of followers that the leader has started: where it listens, HOST:PORT
 LOOPBACK = "127.0.0.1"
+JOIN = 600.0  # seconds for all ranks to be there
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,24 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
             local_rank=int(environment["SLURM_LOCALID"]),
             beside=_beside(environment),
             address=environment.get("MASTER_ADDR") or first_node(environment["SLURM_STEP_NODELIST"]),
-            port=int(environment.get("MASTER_PORT") or 20000 + (31 * int(environment["SLURM_JOB_ID"]) + step) % 40000),
+            port=int(environment.get("MASTER_PORT") or 20000 + (31 * int(environment["SLURM_JOB_ID"]) + step) % 12000),
         )
     return None
+
+
+_before: list[str | None] = []  # this process's share of the cores before it was divided, while it is
+
+
+def divide_cores(processes: int) -> None:
+    """Leave this process its part of the cores that so many `processes` see; 1: all of them again."""
+    if _before:
+        whole = _before.pop()
+        os.environ.pop(SHARE, None)
+        if whole is not None:
+            os.environ[SHARE] = whole
+    if processes > 1:
+        _before.append(os.environ.get(SHARE))
+        os.environ[SHARE] = str(max(1, cores() // processes))
 
 
 def _beside(environment: Mapping[str, str]) -> int:

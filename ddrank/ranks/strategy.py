@@ -6,9 +6,13 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddrank.errors import InputError
 from ddrank.ranks.team import Team
 
 
@@ -25,7 +29,7 @@ def among(team: Team, device: str) -> dict[str, Any]:
         "strategy": _Strategy(cluster_environment=_Ranks(team)),
         "num_nodes": team.ranks,
         "devices": [torch.cuda.current_device()] if device == "cuda" else 1,
-        "sync_batchnorm": device == "cuda",
+        "plugins": [WholeBatch()] if device == "cuda" else [],
     }
 
 
@@ -37,6 +41,45 @@ class _Strategy(DDPStrategy):
 
     def _configure_launcher(self) -> None:
         pass  # Lightning's would set the number of threads
+
+
+class WholeBatch(LayerSync):
+    """Batch normalisation with the statistics of the whole batch while a network is trained. Afterwards the network is
+    of the layers that it was made of; Lightning's own leaves others, and drops the activations in those of timm."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[nn.Module, str, nn.Module]] = []  # what holds a layer, by which name, and the layer
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Replace the layers in `model`. Raises InputError at one of an unknown kind."""
+        for parent in list(model.modules()):
+            for name, layer in parent.named_children():
+                if isinstance(layer, _BatchNorm):
+                    self._before.append((parent, name, layer))
+                    setattr(parent, name, _over_ranks(layer))
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Put the layers back, with what has become of their parameters and buffers."""
+        for parent, name, layer in self._before:
+            trained = getattr(parent, name)
+            layer._parameters, layer._buffers = trained._parameters, trained._buffers
+            setattr(parent, name, layer.train(trained.training))
+        self._before.clear()
+        return model
+
+
+def _over_ranks(layer: _BatchNorm) -> nn.Module:
+    if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    if type(layer).__module__.startswith("timm."):
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(layer)
+    raise InputError(
+        f"this network has a layer {type(layer).__name__}, whose batches engine.devices cannot divide: choose "
+        "engine.devices=1, or another network"
+    )
 
 
 class _Ranks(ClusterEnvironment):

@@ -12,10 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore
 
-from ddrank.crew import SHARE, cores
-from ddrank.ranks.place import Place
+from ddrank.errors import InputError
+from ddrank.ranks.place import JOIN, Place
 
-_JOIN = timedelta(minutes=30)  # for the leader to be there
 FOR_LONG = timedelta(days=30)  # followers wait for as long as their leader waits for another job's lock
 
 
@@ -73,7 +72,6 @@ class Team:
 
 ALONE = Team()
 _team = ALONE  # of this process
-_share: str | None = None  # of the cores, as it was before
 
 
 def team(ranks: int) -> Team:
@@ -93,31 +91,33 @@ def addresses(place: Place) -> tuple[Store, int]:
         place.port,
         is_master=place.rank == 0 and not of_torchrun,
         wait_for_workers=False,
-        timeout=_JOIN,
+        timeout=timedelta(seconds=JOIN),
     )
     return PrefixStore(f"ddrank/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), store.port
 
 
 def gather(place: Place, store: Store, device: str) -> Team:
     """Connect this process with the others of `place`; returns when all are there. Tensors on GPUs go through NCCL,
-    all else through gloo. The cores that the processes of a machine see are divided between them."""
-    global _team, _share
-    _share = os.environ.get(SHARE)
-    os.environ[SHARE] = str(max(1, cores() // place.beside))
+    all else through gloo. Raises InputError where there is no GPU for it."""
+    global _team
     if device == "cuda":
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        there = torch.cuda.device_count()
+        if there != 1 and place.local_rank >= there:
+            raise InputError(
+                f"process {place.local_rank + 1} of those on its machine has no GPU, of which it sees {there}: start "
+                "as many as there are GPUs, and give their number as engine.devices"
+            )
+        torch.cuda.set_device(place.local_rank % there)  # each may see its own alone
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # it would end the leader without a sentence
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.ranks, timeout=FOR_LONG)
     _team = Team(place.rank, place.ranks, dist.new_group(backend="gloo", timeout=FOR_LONG))
     return _team
 
 
-def part() -> None:
+def leave() -> None:
     """End the connection with the others."""
     global _team
     _team = ALONE
-    os.environ.pop(SHARE, None)
-    if _share is not None:
-        os.environ[SHARE] = _share
     if dist.is_initialized():
         dist.destroy_process_group()
