@@ -72,8 +72,9 @@ def distill(
     """Make the distilled dataset that `config` names, unless it is there already. Returns its path and whether it was
     made now; no path where `job.stop_at` ended it before.
 
-    With `any_seed`, one made with another seed will do. Curves are logged into `run_folder`, where there is one. Raises
-    InputError when there is one made with other settings, and `overwrite` is false.
+    With `any_seed`, one made with another seed will do. Jobs that want the same one in several folders, which share its
+    checkpoint, make it one after the other. Curves are logged into `run_folder`, where there is one. Raises InputError
+    when there is one made with other settings, and `overwrite` is false.
     """
     folder = Path(config.method.data)
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")

@@ -110,7 +110,7 @@ def _add(archive: tarfile.TarFile, file: File) -> None:
         # Of an earlier version: key and checksum move into the file.
         content = entry.look(file.path)
         head, body = entry.tensor_file(file.path.read_bytes(), content.key, content.about)
-        _add_bytes(archive, name, head + bytes(body), file.used)
+        _add_bytes(archive, name, head + bytes(body), file.touched)
         return
     try:
         content = file.path.open("rb")
@@ -118,13 +118,13 @@ def _add(archive: tarfile.TarFile, file: File) -> None:
         raise InputError(f"{file.path} vanished while the store was read: export again") from error
     with content:
         member = tarfile.TarInfo(name)
-        member.size, member.mtime = os.fstat(content.fileno()).st_size, int(file.used)
+        member.size, member.mtime = os.fstat(content.fileno()).st_size, int(file.touched)
         archive.addfile(member, content)
 
 
-def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes, used: float) -> None:
+def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes, touched: float) -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.mtime = len(content), int(used)
+    member.size, member.mtime = len(content), int(touched)
     archive.addfile(member, io.BytesIO(content))
 
 

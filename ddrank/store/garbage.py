@@ -50,7 +50,7 @@ def collect(root: Path, selection: Selection, runs: Collection[Path], older_than
         reason = _superseded(one, versions) or _finished(one, made) or _unwanted(one, used, older_than, now)
         if reason and one.file.name not in locked:
             garbage.append(Garbage(one.file, _named(one), reason))
-    left = [file for file in found.unfinished if now - file.used > UNFINISHED_SECONDS]
+    left = [file for file in found.unfinished if now - file.touched > UNFINISHED_SECONDS]
     locks = [path for path in found.locks if path.stem not in locked]
     _report(garbage, found.remains, left, locks)
     if remove:
@@ -132,9 +132,9 @@ def _unwanted(one: Entry, used: Collection[str] | None, older_than: float | None
             return None
         reasons.append("no result rests on it")
     if older_than is not None:
-        if now - one.file.used <= older_than:
+        if now - one.file.touched <= older_than:
             return None
-        reasons.append(f"unused for {(now - one.file.used) / _DAY:.1f} days")
+        reasons.append(f"unused for {(now - one.file.touched) / _DAY:.1f} days")
     return ", ".join(reasons)
 
 

@@ -55,7 +55,7 @@ def row(one: Entry) -> dict[str, Any]:
         "seed": one.told("seed"),
         "accuracy": accuracy if isinstance(accuracy, float) and 0 <= accuracy <= 1 else None,
         "bytes": one.file.bytes,
-        "used": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.file.used)),
+        "used": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.file.touched)),
         "key": one.file.name,
     }
 

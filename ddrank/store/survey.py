@@ -43,7 +43,7 @@ class File:
     folder: str
     name: str
     bytes: int
-    used: float
+    touched: float
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,12 @@ def _files(folder: Path | str) -> Iterator[os.DirEntry]:
 
 
 def _file(parts: list[os.DirEntry], folder: str, name: str = "") -> File:
-    sizes, used = 0, 0.0
+    sizes, touched = 0, 0.0
     for part in parts:
         try:
             status = part.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue  # a running job has finished with it
         if stat.S_ISREG(status.st_mode):
-            sizes, used = sizes + status.st_size, max(used, status.st_mtime)
-    return File(Path(parts[0].path), folder, name or parts[0].name, sizes, used)
+            sizes, touched = sizes + status.st_size, max(touched, status.st_mtime)
+    return File(Path(parts[0].path), folder, name or parts[0].name, sizes, touched)

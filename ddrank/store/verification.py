@@ -69,7 +69,7 @@ def discard(root: Path, file: File, wanted: bool = False) -> str | None:
     try:
         if not wanted and problem_of(file) is None:
             return "it has been computed again meanwhile"
-        if wanted and _used(file) > file.used:
+        if wanted and _touched(file) > file.touched:
             return "a job has used it meanwhile"
         suffixes = entry.SUFFIXES if file.folder == "tensors" else (file.path.suffix,)
         for suffix in suffixes:
@@ -81,11 +81,11 @@ def discard(root: Path, file: File, wanted: bool = False) -> str | None:
     return None
 
 
-def _used(file: File) -> float:
+def _touched(file: File) -> float:
     try:
         return file.path.stat().st_mtime
     except FileNotFoundError:
-        return file.used
+        return file.touched
 
 
 def _report_left(found: Survey) -> None:
