@@ -11,6 +11,7 @@ import contextlib
 import json
 import pickle
 import random
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,9 +24,13 @@ import torch
 
 from ddrank import __version__, atomic
 from ddrank.errors import InputError, StoreWarning
-from ddrank.store.entry import check_archive
+from ddrank.store.entry import check_archive, digest
 
 WRITING_SHARE = 20  # times what writing a checkpoint takes lie between two, at least
+_DEVICE_ERRORS = tuple(
+    getattr(torch, name) for name in ("OutOfMemoryError", "AcceleratorError") if hasattr(torch, name)
+)
+_MOST_SAID = 200  # letters of why a state does not fit
 _MADE_BY = {"ddrank": __version__, "torch": str(torch.__version__)}
 
 
@@ -34,7 +39,8 @@ class Checkpoint:
     """Where a computation keeps its state while it is under way; for the job that has its lock.
 
     `key` is that of what is being computed, where it has one, and `about` what is said of it, both JSON-like: the file
-    repeats them for whoever looks at the store, whose folder is `root`: where that has vanished, none is made.
+    repeats them, by which a state of something else is told, also by whoever looks at the store. Its folder is `root`:
+    where that has vanished, none is made.
     """
 
     path: Path
@@ -53,11 +59,12 @@ class Checkpoint:
             warnings.warn(f"no checkpoint was kept ({reason}): going on without", StoreWarning, stacklevel=2)
 
     def saved(self) -> dict[str, Any] | None:
-        """The state, or None; one that is corrupt or of another version is reported and counts as none."""
+        """The state, or None; one that is corrupt, of another version or another key is reported and counts as none."""
         try:
             check_archive(self.path)  # torch looks at no checksum
             found = torch.load(self.path, map_location="cpu", weights_only=True)
             made_by, state = found["made_by"], found["state"]
+            other = bool(self.key) and digest(json.loads(found["key"])) != digest(self.key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
@@ -66,7 +73,14 @@ class Checkpoint:
         if made_by != _MADE_BY:
             versions = ", ".join(f"{name} {version}" for name, version in made_by.items())
             return self._anew(f"was made by {versions}")
+        if other:
+            return self._anew("is of something else: its key is not that of its name")
         return state
+
+    def refuse(self, why: str) -> None:
+        """Say that the state that was found does not fit, and remove it."""
+        self._anew(f"does not fit ({why})")
+        self.remove()
 
     def remove(self) -> None:
         """Remove the file, if it is there, and what writers that were killed have left beside it."""
@@ -76,6 +90,17 @@ class Checkpoint:
 
     def _anew(self, why: str) -> None:
         warnings.warn(f"the checkpoint {self.path} {why}: starting anew", StoreWarning, stacklevel=3)
+
+
+def misfit(restore: Callable[[], None]) -> str | None:
+    """Call `restore`, which takes up a saved state. Returns why the state does not fit, if it does not."""
+    try:
+        restore()
+    except _DEVICE_ERRORS:  # no fault of the state
+        raise
+    except (RuntimeError, KeyError, ValueError) as error:
+        return textwrap.shorten(f"{type(error).__name__}: {error}", _MOST_SAID, placeholder=" …")
+    return None
 
 
 class Pace:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,10 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor
 
+from ddrank import pictures
 from ddrank.distill import make
 from ddrank.distill.base import Distillation, Iterative, Task
+from ddrank.store.__main__ import main as look_after_store
 
 FILE = "distilled/digits/dm/ipc1/distilled.safetensors"
 DM = ("method=dm", "method.distiller.iterations=12", "method.distiller.real_batch=8", "engine.threads=1")
@@ -89,6 +93,69 @@ def test_a_corrupt_checkpoint_is_reported_and_begun_anew(command, tmp_path, undi
     with pytest.warns(UserWarning, match="is corrupt .*: starting anew"):
         assert command("distill", *DM).code == 0
     assert torch.equal(load((tmp_path / FILE).read_bytes())["images"], load(undisturbed)["images"])
+
+
+def of_another_seed(checkpoint: Path, other: Path) -> None:
+    shutil.copy(other, checkpoint)
+
+
+def of_another_shape(checkpoint: Path, other: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["state"]["state"]["tensors"]["images"] = torch.zeros(3)
+    torch.save(content, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(of_another_seed, "is of something else"), (of_another_shape, "does not fit .RuntimeError")]
+)
+def test_a_checkpoint_of_something_else_is_reported_and_begun_anew(command, tmp_path, undisturbed, spoil, said):
+    command("distill", *DM, "job.stop_at=5")
+    (checkpoint,) = checkpoints(tmp_path)
+    command("distill", *DM, "job.stop_at=5", "seed=1")
+    (other,) = {*checkpoints(tmp_path)} - {checkpoint}
+    spoil(checkpoint, other)
+    with pytest.warns(UserWarning, match=f"{said}.*: starting anew"):
+        assert "expected on this machine" in command("distill", *DM).err
+    assert (tmp_path / FILE).read_bytes() == undisturbed
+    assert checkpoints(tmp_path) == [other]
+
+
+def test_a_checkpoint_is_left_to_the_distillation_that_is_at_work(command, tmp_path, monkeypatch, capfd):
+    command("distill", *DM, "job.stop_at=5")
+    (checkpoint,) = checkpoints(tmp_path)
+    assert look_after_store(["export", "moved.tar"]) == 0
+    content, carry_out = checkpoint.read_bytes(), make.carry_out
+
+    def meanwhile(*arguments):
+        checkpoint.write_bytes(b"being written anew")
+        for called in (["verify", "--remove"], ["gc", "--older-than", "0h", "--remove"], ["import", "moved.tar"]):
+            look_after_store(called)
+        told.append(capfd.readouterr().out)
+        assert checkpoint.read_bytes() == b"being written anew"
+        checkpoint.write_bytes(content)
+        return carry_out(*arguments)
+
+    told = []
+    monkeypatch.setattr(make, "carry_out", meanwhile)
+    assert "going on at iteration 5" in command("distill", *DM).err
+    for said in (f"kept: process {os.getpid()}", "0 entries, ", "1 left to the job that computes them now"):
+        assert said in told[0]
+
+
+def test_killed_while_it_draws_it_has_all_pictures_in_the_end(command, tmp_path, monkeypatch):
+    settings, draw = (*DM, "job.frames=4", "job.checkpoint_minutes=0"), pictures.grid
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictures, "grid", killed)
+    assert command("distill", *settings).code == 130
+    monkeypatch.setattr(pictures, "grid", draw)
+    assert "going on at iteration" in command("distill", *settings).err
+    made = {path.name for path in (tmp_path / FILE).parent.iterdir()}
+    assert made == {"distilled.safetensors", "grid.png", "progress.gif", "progress.png"}
+    with Image.open((tmp_path / FILE).parent / "progress.gif") as film:
+        assert film.n_frames == 5
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_nothing(command, tmp_path, undisturbed):

@@ -183,6 +183,23 @@ def test_settings_that_no_launcher_has_are_refused(command):
     )
 
 
+@SUBMITIT
+def test_slurm_is_asked_for_the_jobs_of_this_process_whoever_the_environment_names(tmp_path, monkeypatch):
+    import submitit
+
+    from ddrank.launchers.submitit import SubmititSlurm
+
+    (tmp_path / "squeue").write_text(f'#!/bin/sh\ncase "$*" in *--user={os.getuid()}\\ *) echo 7_0;; esac\n')
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("LOGNAME", "nobody")
+    launcher = SubmititSlurm(submitit_folder=str(tmp_path), cpus_per_task=1)
+    ended = [launcher.ended(submitit.SlurmJob(tmp_path, job)) for job in ("7_0", "8_0")]
+    assert ended == [False, False]  # the other has been gone for less than what a file may take to be seen
+    monkeypatch.setattr("ddrank.launchers.submitit._PATIENCE", -1)
+    assert [launcher.ended(submitit.SlurmJob(tmp_path, job)) for job in ("7_0", "8_0")] == [False, True]
+
+
 @RAY
 def test_a_node_of_a_ray_cluster_that_dies(tmp_path):
     sys.path.insert(0, str(HERE.parent / "scripts"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from ddrank.checkpoint import Checkpoint
 from ddrank.criteria import KL, CrossEntropy
 from ddrank.data import Samples
 from ddrank.data.stored_views import LabelledBatch, images_digest, read_views, write_views
+from ddrank.errors import StoreWarning
+from ddrank.store import Store
 from ddrank.student import Student, accuracy_on, new_network, train
 from ddrank.teacher import Teachers
 
@@ -197,6 +200,55 @@ def test_a_checkpoint_that_is_corrupt_or_of_another_version_is_begun_anew(tmp_pa
     assert any(said in str(one.message) for one in warned)
     assert went_on == []
     same(fitted(fit, samples(18)), anew)
+
+
+def renamed(state: dict) -> None:
+    """As by another version of what the network is built with; all other parameters fit."""
+    state["network"]["of_another_name"] = state["network"].popitem()[1]
+
+
+def of_less(state: dict) -> None:
+    del state["student"]
+
+
+def of_more_groups(state: dict) -> None:
+    state["optimizer"]["param_groups"] *= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (renamed, "RuntimeError: Error(s) in loading state_dict for Sequential: Missing key(s)"),
+        (of_less, "KeyError: 'student'"),
+        (of_more_groups, "ValueError: loaded state dict has a different number of parameter groups"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_removed_and_the_fit_begun_anew(tmp_path, change, said):
+    """To the last bit, whatever of the state was taken up before it was found not to fit."""
+    fit, data, path, went_on = FITS["dropout, batch normalisation, CutMix"], samples(18), tmp_path / "state.pt", []
+    with pytest.raises(Killed):
+        fitted(fit, data, path, kill_at=5.4)
+    state = Checkpoint(path).saved()
+    change(state)
+    Checkpoint(path).keep(state)
+    with pytest.warns(StoreWarning) as warned:
+        anew = fitted(fit, data, path, resumed=went_on.append, machine=replace(MACHINE, checkpoint_every=60))
+    (message,) = (str(one.message) for one in warned if one.category is StoreWarning)
+    assert message.startswith(f"the checkpoint {path} does not fit ({said}")
+    assert message.endswith("): starting anew")
+    assert went_on == []
+    assert not path.exists()
+    same(fitted(fit, data), anew)
+
+
+def test_a_checkpoint_of_something_else_under_the_name_of_this_is_not_taken_up(tmp_path):
+    one, other = (Store(tmp_path).checkpoint({"kind": "accuracy", "lr": lr}) for lr in (0.1, 0.2))
+    one.keep({"epoch": 3})
+    other.path.parent.mkdir(exist_ok=True)
+    shutil.copy(one.path, other.path)
+    with pytest.warns(StoreWarning, match="is of something else: its key is not that of its name: starting anew"):
+        assert other.saved() is None
+    assert one.saved() == {"epoch": 3}
 
 
 def test_short_fits_and_fits_without_checkpoints_leave_none(tmp_path):

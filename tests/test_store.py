@@ -22,6 +22,8 @@ from ddrank import atomic
 from ddrank.errors import InputError
 from ddrank.store import Store, digest
 from ddrank.store.entry import tensor_file
+from ddrank.store.survey import survey
+from ddrank.store.verification import discard, verify
 
 KEY = {"kind": "test", "seed": 3, "training": {"lr": 0.1, "epochs": 2}}
 
@@ -279,6 +281,24 @@ def test_what_an_entry_is_of_is_checked_too(store):
 # --- whole or not at all ---
 
 
+def test_an_entry_that_is_replaced_while_it_is_read_is_read_again(store, monkeypatch):
+    store.keep(KEY, {"x": 1})
+    read, stale = Path.read_bytes, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+
+    def read_bytes(path):
+        if stale:
+            raise stale.pop()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.lookup(KEY) == {"x": 1}
+    stale.append(OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+    assert verify(store.root, remove=False)
+    assert not stale
+
+
 def test_a_computation_that_raises_leaves_nothing(store):
     def fails():
         raise RuntimeError("out of memory")
@@ -289,6 +309,20 @@ def test_a_computation_that_raises_leaves_nothing(store):
         store.tensors(KEY, fails)
     assert files(store.root) == []
     assert store.value(KEY, lambda: {"x": 1}) == {"x": 1}  # and the lock is free
+
+
+@pytest.mark.parametrize("use", ["value", "tensors"])
+def test_an_entry_that_is_used_is_touched_once_an_hour_and_not_removed_then(store, use):
+    store.keep(KEY, {"x": 1}) if use == "value" else store.keep_tensors(KEY, tensors())
+    (path,) = files(store.root)
+    for hours, touched in ((0.5, False), (2, True)):
+        then = time.time() - 3600 * hours
+        os.utime(path, (then, then))
+        (seen,) = survey(store.root).entries
+        store.lookup(KEY) if use == "value" else store.find_tensors(KEY)
+        assert (path.stat().st_mtime > then + 1) == touched
+    assert discard(store.root, seen, wanted=True) == "a job has used it meanwhile"
+    assert path.exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

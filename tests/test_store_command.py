@@ -175,8 +175,7 @@ def test_verify_finds_what_is_damaged_and_removes_it_where_asked(folder, call):
     before = entries(folder / "store")
     (folder / "store" / "downloads" / "files").mkdir(parents=True)
     (folder / "store" / "downloads" / "files" / ("0" * 64)).write_bytes(b"other content")
-    (folder / "store" / "distillations").mkdir()
-    torch.save({"done": 3, "state": torch.zeros(1000)}, folder / "store" / "distillations" / f"{'a' * 64}.pt")
+    Store(folder / "store").checkpoint({"kind": "accuracy"}).keep({"network": torch.zeros(1000)})
     sound = call("verify")
     assert sound.code == 2
     assert f"{len(before) + 1} of {len(before) + 2} entries are sound; 1 corrupt" in sound.out
@@ -286,10 +285,32 @@ def test_gc_drops_what_is_old_or_superseded_or_left_by_killed_jobs(folder, call)
     assert not stale.exists()
     old = only(folder / "store", "*.safetensors") if recent.unlink() is None else None
     aged(old, 40)
-    assert "teacher, digits, mlp, seed 0 (40.0 days old)" in call("gc", "--older-than", "30d").out
+    assert "teacher, digits, mlp, seed 0 (unused for 40.0 days)" in call("gc", "--older-than", "30d").out
     assert "0 entries" in call("gc", "--older-than", "30d", "--kind", "expert", "--remove").out
     assert "1 entries" in call("gc", "--older-than", "30d", "--remove").out
     assert not old.exists()
+
+
+def test_ages_are_by_the_clock_of_the_file_system(folder, call, monkeypatch):
+    (folder / "store" / "tensors" / ".half-x.safetensors").write_bytes(b"half")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 40 * 86400)
+    assert "0 entries, 0 parts of entries, 0 unfinished files" in call("gc", "--older-than", "30d").out
+
+
+def test_gc_puts_a_lock_back_that_a_job_has_taken_over_just_now(call, tmp_path, monkeypatch):
+    stale, rename = tmp_path / "store" / "locks" / f"{'b' * 64}.lock", os.rename
+    stale.parent.mkdir(parents=True)
+    stale.write_text("")
+    aged(stale, 1)
+
+    def late(source, target):
+        Path(source).write_text("the next holder's")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    assert "1 kept: a job that has not said its name works on it" in call("gc", "--remove").out
+    assert stale.read_text() == "the next holder's"
 
 
 def test_gc_never_removes_what_a_job_has_locked(folder, call):
@@ -337,6 +358,9 @@ def test_checkpoints_of_trainings_are_seen_checked_and_dropped_when_they_are_don
         assert "0 entries" in call("gc", "--older-than", "30d", "--remove").out
     assert "1 entries" in call("gc", "--older-than", "30d", "--remove").out
     assert not checkpoints[1].path.exists()
+    checkpoints[2].path.rename(checkpoints[1].path.parent / f"{'a' * 64}.pt")
+    assert f"{'a' * 64}.pt (its key is not that of its name)" in call("verify").out
+    (checkpoints[1].path.parent / f"{'a' * 64}.pt").rename(checkpoints[2].path)
     flip(checkpoints[2].path)
     assert f"corrupt: {Path('store', *checkpoints[2].path.parts[-3:])}" in call("verify", "--remove").out
     assert not checkpoints[2].path.exists()
@@ -361,6 +385,8 @@ def test_what_is_imported_is_not_computed_again(folder, call, command):
         assert entries(folder / f"from-{name}") == before
         assert f"{len(before)} there already" in call("import", name, "--store", f"from-{name}").out
     assert (folder / "moved.tar.gz").stat().st_size < (folder / "moved.tar").stat().st_size
+    only(folder / "store", "*.safetensors").unlink()
+    assert f"absent: 1 of the {len(before)} entries" in call("export", "less.tar", "--runs", "runs").out
     again = command("run", *RUN, "paths.store=from-moved.tar")
     assert "trained 0 students" in again.err
     assert "trained the teacher" not in again.err
@@ -506,13 +532,15 @@ def test_nothing_in_an_archive_is_unpickled(call, tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'planted'}",)
 
-    folder = tmp_path / "store" / "distillations"
-    folder.mkdir(parents=True)
-    torch.save({"done": 1, "about": Planted()}, folder / f"{'a' * 64}.pt")
-    assert call("export", "planted.tar").code == 0
-    assert call("import", "planted.tar", "--store", "other").code == 0
-    assert call("ls", "--store", "other").code == 0
-    assert call("gc", "--store", "other").code == 0
+    path = tmp_path / "store" / "distillations" / f"{'a' * 64}.pt"
+    path.parent.mkdir(parents=True)
+    torch.save({"key": "{}", "about": Planted()}, path)
+    with tarfile.open("planted.tar", "w") as archive:
+        archive.add(path, f"distillations/{path.name}")
+    assert "it does not say what it is of" in call("export", "left-out.tar").out
+    assert "it does not say what it is of" in call("import", "planted.tar", "--store", "other").out
+    for name in ("ls", "gc", "verify"):
+        assert "Traceback" not in call(name).err
     assert not (tmp_path / "planted").exists()
 
 

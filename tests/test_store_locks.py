@@ -176,6 +176,21 @@ def test_a_lock_of_a_process_that_was_killed_and_not_yet_noticed_is_taken_over(s
         process.wait()
 
 
+def test_a_process_that_the_system_hides_lives_as_long_as_it_touches_its_lock(store, monkeypatch):
+    """As with /proc mounted hidepid=2, where another user's process can be signalled to but not seen."""
+    living = {"process": os.getppid(), "started": "1"}
+    held_by(store, **living)
+    assert is_free(store)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for age, holder, free in ((0, living, False), (lock.SILENCE + 60, living, True), (0, {"process": ended.pid}, True)):
+        held_by(store, age, **holder)
+        with monkeypatch.context() as hidden:
+            hidden.setattr(Path, "read_text", refuses(errno.EACCES))
+            hidden.setattr(os, "kill", os.kill if holder is not living else refuses(errno.EPERM))
+            assert is_free(store) == free
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"process": 0}', b'{"process": "1"}', b"\xff"])
 def test_a_lock_that_names_no_holder_is_taken_over_after_some_seconds(store, content):
     path = held_by(store)
@@ -221,6 +236,24 @@ def test_a_lock_taken_over_by_another_job_just_now_is_put_back(store, monkeypatc
     assert store.claim(KEY) is None
     assert path.read_text() == new
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_lock_that_is_given_back_while_it_is_read_is_free(store, monkeypatch, number):
+    """Another machine's client of a network file system is then told of a stale file, at any of its reads."""
+    path, read, reads = held_by(store, age=lock.SILENCE + 60, machine="another"), Path.read_bytes, []
+
+    def stale(self):
+        reads.extend([1] if self == path else [])
+        if self == path and len(reads) == number:
+            path.unlink()
+            refuses(errno.ESTALE)()
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with store.lock(KEY):
+        assert len(reads) == number
+    assert list(path.parent.iterdir()) == []
 
 
 def test_whoever_waits_gets_the_lock_when_its_holder_is_killed(tmp_path):

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from ddrank import pictures
-from ddrank.checkpoint import Checkpoint, Pace, random_state, set_random_state
+from ddrank.checkpoint import Checkpoint, Pace, misfit, random_state, set_random_state
 from ddrank.distill.base import Distillation, Distilled, Iterative, Phase, Task, rehearsal
 from ddrank.errors import InputError
 from ddrank.progress import Display, duration
@@ -59,21 +59,21 @@ class Record:
 
 
 def carry_out(distiller: Iterative, task: Task, job: Job) -> tuple[Distilled | None, Record]:
-    """All iterations of `distiller`, from where a checkpoint left off; None for the images where it stops before.
+    """All iterations of `distiller`, from where a checkpoint left off, if it fits; None for the images where it stops
+    before.
 
     Raises InputError where the loss is no longer a number.
     """
     name = f"{type(distiller).__name__} on {task.real.name}, IPC {task.ipc}"
-    saved = None if job.checkpoint is None else job.checkpoint.saved()
-    if saved is None:
+    length = distiller.length(task)
+    if (found := _taken_up(distiller, task, job.checkpoint)) is not None:
+        distillation, record, start = found
+        task.display.say(f"{name}: going on at iteration {start} of {length}, from {job.checkpoint.path}")
+    else:
         with isolate_rng(include_cuda=task.device == "cuda"):
             phases = distiller.rehearse(rehearsal(task))
         announce(name, phases, task.display)
-    distillation = distiller.begin(task)
-    record, start, length = Record(), 0, distiller.length(task)
-    if saved is not None:
-        start = _restore(saved, distillation, task, record)
-        task.display.say(f"{name}: going on at iteration {start} of {length}, from {job.checkpoint.path}")
+        distillation, record, start = distiller.begin(task), Record(), 0
     loop = _Loop(name, length, distillation, task, job, record)
     end = length if job.stop_at is None else min(job.stop_at, length)
     loop.run(start, end)
@@ -170,18 +170,41 @@ def _state(done: int, distillation: Distillation, task: Task, record: Record) ->
     return {
         "done": done,
         "state": distillation.state(),
-        "random": random_state(task.device) | {"choices": task.generator.get_state()},
+        "random": _random_state(task),
         "rows": record.rows,
         "frames": record.frames,
         "seconds": record.seconds,
     }
 
 
-def _restore(saved: dict[str, Any], distillation: Distillation, task: Task, record: Record) -> int:
-    """Go on from a checkpoint; returns the next iteration."""
+def _taken_up(
+    distiller: Iterative, task: Task, checkpoint: Checkpoint | None
+) -> tuple[Distillation, Record, int] | None:
+    """What a checkpoint holds: the distillation, what was seen on the way, and the next iteration. None where there is
+    none that fits; then nothing random has been drawn."""
+    saved = None if checkpoint is None else checkpoint.saved()
+    if saved is None:
+        return None
+    before = _random_state(task)
+    distillation, record = distiller.begin(task), Record()
+    if (problem := misfit(lambda: _restore(saved, distillation, task, record))) is None:
+        return distillation, record, saved["done"]
+    _set_random_state(before, task)
+    checkpoint.refuse(problem)
+    return None
+
+
+def _restore(saved: dict[str, Any], distillation: Distillation, task: Task, record: Record) -> None:
     distillation.restore(saved["state"])
     record.rows, record.seconds = saved["rows"], saved["seconds"]
     record.frames = [tuple(frame) for frame in saved["frames"]]
-    task.generator.set_state(saved["random"]["choices"])
-    set_random_state(saved["random"], task.device)
-    return saved["done"]
+    _set_random_state(saved["random"], task)
+
+
+def _random_state(task: Task) -> dict[str, Any]:
+    return random_state(task.device) | {"choices": task.generator.get_state()}
+
+
+def _set_random_state(state: dict[str, Any], task: Task) -> None:
+    task.generator.set_state(state["choices"])
+    set_random_state(state, task.device)

@@ -72,47 +72,49 @@ def distill(
     """Make the distilled dataset that `config` names, unless it is there already. Returns its path and whether it was
     made now; no path where `job.stop_at` ended it before.
 
-    With `any_seed`, one made with another seed will do. Curves are logged into `run_folder`, where there is one. Raises
-    InputError when there is one made with other settings, and `overwrite` is false.
+    With `any_seed`, one made with another seed will do. Jobs that want the same one in several folders, which share its
+    checkpoint, make it one after the other. Curves are logged into `run_folder`, where there is one. Raises InputError
+    when there is one made with other settings, and `overwrite` is false.
     """
     folder = Path(config.method.data)
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
     space, samples = _samples(config, real, store)
     identity = _identity(config, distiller, samples)
-    checkpoint = Checkpoint(
-        store.root / "distillations" / f"{digest(identity | {'precision': engine.precision})}.pt",
-        about=identity | {"folder": str(folder.resolve())},
-        root=store.root,
-    )
+    key = identity | {"precision": engine.precision}
+    state = store.root / "distillations" / f"{digest(key)}.pt"
+    checkpoint = Checkpoint(state, key, {"folder": str(folder.resolve())}, store.root)
     with store.lock(lock_key(folder)):
         if (folder / FILE).exists() and not overwrite:
             _same_settings(folder / FILE, identity | {"seed": None} if any_seed else identity)
-            checkpoint.remove()
+            if (lock := store.claim(key)) is not None:
+                checkpoint.remove()
+                lock.release()
             return folder / FILE, False
-        with isolate_rng(), engine.cores():
-            seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
-            task = _task(config, real, samples, space, identity["seed"], engine, store, display)
-            if isinstance(distiller, Iterative):
-                made, record = _watched(distiller, task, config, checkpoint, run_folder)
-            else:
-                if config.get("job") and (config.job.validate_every or config.job.stop_at):
-                    name = type(distiller).__name__
-                    display.say(f"{name} has no iterations: job.validate_every and job.stop_at do not apply")
-                made, record = distiller.distill(task), Record()
-        if made is None:
-            display.say(f"stopped as asked; the same command without job.stop_at goes on from {checkpoint.path}")
-            return None, False
-        path = write_distilled(
-            folder,
-            made.images,
-            task.labels,
-            metadata=identity | _circumstances(config, engine),
-            others=made.others,
-            soft_labels=made.soft_labels,
-            lr=made.lr,
-        )
-        _draw(made, record, task, folder)
-        checkpoint.remove()
+        with store.lock(key):
+            with isolate_rng(), engine.cores():
+                seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
+                task = _task(config, real, samples, space, identity["seed"], engine, store, display)
+                if isinstance(distiller, Iterative):
+                    made, record = _watched(distiller, task, config, checkpoint, run_folder)
+                else:
+                    if config.get("job") and (config.job.validate_every or config.job.stop_at):
+                        name = type(distiller).__name__
+                        display.say(f"{name} has no iterations: job.validate_every and job.stop_at do not apply")
+                    made, record = distiller.distill(task), Record()
+            if made is None:
+                display.say(f"stopped as asked; the same command without job.stop_at goes on from {checkpoint.path}")
+                return None, False
+            _draw(made, record, task, folder)
+            path = write_distilled(  # the last: where it is, the dataset counts as made
+                folder,
+                made.images,
+                task.labels,
+                metadata=identity | _circumstances(config, engine),
+                others=made.others,
+                soft_labels=made.soft_labels,
+                lr=made.lr,
+            )
+            checkpoint.remove()
     return path, True
 
 

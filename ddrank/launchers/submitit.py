@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import subprocess
 import time
@@ -193,7 +192,7 @@ class SubmititSlurm(_Submitit):
     def _jobs_of_slurm(self) -> frozenset[str] | None:
         """The user's jobs that wait or run, by squeue, which needs no accounting; None while Slurm does not answer."""
         if time.monotonic() - self._looked > self.tick:
-            command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"]
+            command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i"]
             asked = subprocess.run(command, capture_output=True, text=True, check=False)
             self._queue = None if asked.returncode else frozenset(asked.stdout.split())
             self._looked = time.monotonic()

@@ -90,12 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--remove", action="store_true", help="remove corrupt entries: they are computed again")
     gc = _command(commands, "gc", "show what nobody needs any more, or remove it")
     _add_selection(gc)
-    _add_runs(gc, "also what no result below these folders rests on, where it is older than a day or --older-than")
+    _add_runs(gc, "also what no result below these folders rests on, if no run has used it for a day or --older-than")
     gc.add_argument(
         "--older-than",
         metavar="AGE",
         type=_age,
-        help="also what was written longer ago: 12h, 30d, 8w (with --runs: of that)",
+        help="also what no run has used for so long: 12h, 30d, 8w (with --runs: of that)",
     )
     gc.add_argument("--remove", action="store_true", help="remove it; without, it is only shown")
     export = _command(commands, "export", "write entries into an archive")

@@ -40,8 +40,10 @@ _CHUNK = 1 << 20
 def export(root: Path, target: Path, selection: Selection, runs: Collection[Path]) -> bool:
     """Write the entries of the store `root` that are meant into the archive `target`, those that the results in `runs`
     rest on where any are given. Corrupt entries are reported and left out. Returns whether there were none."""
-    found, used = survey(root), referred(runs) if runs else None
-    files = [file for file in found.entries if file.folder in _MOVED and (used is None or file.name in used)]
+    wanted, files = referred(runs) if runs else None, [file for file in survey(root).entries if file.folder in _MOVED]
+    if wanted is not None:
+        absent = len(wanted - {file.name for file in files})
+        files = [file for file in files if file.name in wanted]
     files = [one.file for one in selected(files, selection, "reading entries")]
     if not files:
         raise InputError(f"{root} holds no such entry: see what it holds with `python -m ddrank.store ls`")
@@ -63,6 +65,8 @@ def export(root: Path, target: Path, selection: Selection, runs: Collection[Path
     atomic.write_with(target, write)
     for one in corrupt:
         print(f"corrupt, left out: {one}")
+    if wanted is not None and absent:
+        print(f"absent: {absent} of the {len(wanted)} entries that the results rest on are not in {root}")
     print(f"exported {len(files) - len(corrupt)} entries to {target}")
     return not corrupt
 
@@ -106,7 +110,7 @@ def _add(archive: tarfile.TarFile, file: File) -> None:
         # Of an earlier version: key and checksum move into the file.
         content = entry.look(file.path)
         head, body = entry.tensor_file(file.path.read_bytes(), content.key, content.about)
-        _add_bytes(archive, name, head + bytes(body), file.written)
+        _add_bytes(archive, name, head + bytes(body), file.touched)
         return
     try:
         content = file.path.open("rb")
@@ -114,13 +118,13 @@ def _add(archive: tarfile.TarFile, file: File) -> None:
         raise InputError(f"{file.path} vanished while the store was read: export again") from error
     with content:
         member = tarfile.TarInfo(name)
-        member.size, member.mtime = os.fstat(content.fileno()).st_size, int(file.written)
+        member.size, member.mtime = os.fstat(content.fileno()).st_size, int(file.touched)
         archive.addfile(member, content)
 
 
-def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes, written: float) -> None:
+def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes, touched: float) -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.mtime = len(content), int(written)
+    member.size, member.mtime = len(content), int(touched)
     archive.addfile(member, io.BytesIO(content))
 
 
@@ -171,9 +175,6 @@ def _copy(content: IO[bytes], member: tarfile.TarInfo, temporary: Path, file: Fi
             target.write(chunk)
         if target.tell() != member.size:
             raise tarfile.ReadError("it ends too early")
-    if file.folder == "distillations":
-        entry.check_archive(temporary)
-        return
     try:
         entry.check(temporary, file.name)
     except FileNotFoundError as error:

@@ -2,26 +2,28 @@
 
 A value is JSON. Tensors are safetensors, with key and checksum in the file's metadata. Both may say for people what
 they are of (`about`), which is no part of the key. Tensors of earlier versions have key and checksum in files beside
-them.
+them. Checkpoints, which `ddrank.checkpoint` writes, lie under the digest of a key too.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 SUFFIXES = (".sha256", ".json", ".safetensors")  # of the files that an entry of tensors may consist of
 _CHUNK = 1 << 20
 _MOST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 _BLANK = b"0" * 64  # stands in the place of a file's own checksum while that is computed
 _PLACE = b'"sha256":"'
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,17 @@ def tensor_file(tensors: bytes, key: Mapping[str, Any], about: Mapping[str, Any]
     return head[:place] + checksum.hexdigest().encode() + head[place + 64 :], body
 
 
+def current(read: Callable[[], _Read]) -> _Read:
+    """What `read` finds in a file; it is called once more where the file is replaced meanwhile by another machine,
+    which makes the one that is open stale on a network file system."""
+    try:
+        return read()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return read()
+
+
 def read_value(path: Path, name: str | None = None) -> Content:
     """The value of a file, checked against its checksum and its name. Raises ValueError where it is corrupt."""
     try:
@@ -100,7 +113,9 @@ def read_tensors(path: Path) -> bytes:
 
 
 def look(path: Path) -> Content:
-    """What a file says of itself, unchecked: of tensors only the first bytes are read."""
+    """What a file says of itself, unchecked: of tensors only the first bytes are read, of checkpoints no tensors."""
+    if path.suffix == ".pt":
+        return _told_by_checkpoint(path)
     if path.suffix == ".json":
         entry = json.loads(path.read_bytes())
         return Content(entry["key"], entry.get("about", {}), entry["sha256"], entry["value"])
@@ -109,13 +124,16 @@ def look(path: Path) -> Content:
 
 
 def check(path: Path, name: str | None = None) -> Content:
-    """What a file says of itself, after all of it was read and checked. Nothing in it is executed or unpickled.
+    """What a file says of itself, after all of it was read and checked. Nothing in it is executed, and of a checkpoint
+    nothing unpickled but tensors and plain values.
 
     Args:
         name: of the entry, where the file does not have it yet.
 
     Raises ValueError where it is corrupt.
     """
+    if path.suffix == ".pt":
+        return _check_checkpoint(path, name or path.stem)
     if path.suffix == ".json":
         return read_value(path, name)
     from safetensors import SafetensorError, safe_open
@@ -129,11 +147,8 @@ def check(path: Path, name: str | None = None) -> Content:
         raise ValueError(str(error)) from error
 
 
-def check_archive(path: Path) -> str:
-    """Check the checksums within a file that `torch.save` wrote, a zip file; the sha256 of it all.
-
-    Raises ValueError where it is corrupt.
-    """
+def check_archive(path: Path) -> None:
+    """Check the checksums within a file that `torch.save` wrote, a zip file. Raises ValueError where it is corrupt."""
     try:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
@@ -144,13 +159,31 @@ def check_archive(path: Path) -> str:
                 raise ValueError("it is no checkpoint")
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(str(error) or "it is truncated") from error
-    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return _sha256(file, b"")
+
+
+def _check_checkpoint(path: Path, name: str) -> Content:
+    check_archive(path)
+    told = _told_by_checkpoint(path)
+    _check_name(told.key, name)
+    return told
+
+
+def _told_by_checkpoint(path: Path) -> Content:
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return Content(json.loads(content["key"]), json.loads(content["about"]), "")
+    except OSError:
+        raise
+    except Exception as error:  # whatever torch raises on a damaged file
+        raise ValueError("it does not say what it is of") from error
 
 
 def _check_tensors(file: BinaryIO, path: Path, name: str) -> Content:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ddrank.errors import InputError
 from ddrank.leaderboard.collect import find
 from ddrank.leaderboard.configuration import printable
 from ddrank.result import Result
-from ddrank.store.entry import digest
 from ddrank.store.listing import row, size
-from ddrank.store.lock import gone, holder
+from ddrank.store.lock import FOLDER, clear, clock, gone, holder
 from ddrank.store.survey import Entry, File, Selection, Survey, selected, survey
 from ddrank.store.verification import UNFINISHED_SECONDS, discard
 
@@ -37,10 +34,10 @@ def collect(root: Path, selection: Selection, runs: Collection[Path], older_than
 
     These go in any case: entries of a version that is never asked for any more, checkpoints of what has been finished,
     parts of entries, unfinished files and locks of jobs that are gone. With `runs`, those entries that no
-    result below these folders rests on go as well; with `older_than` (seconds), those written longer ago; with both,
-    those for which both is so. Runs at work may use what they have found already, so that entries that no result rests
-    on are kept for a day where `older_than` does not say otherwise. Of entries, only those in `selection` go, and none
-    that a job has locked.
+    result below these folders rests on go as well; with `older_than` (seconds), those that nobody has used for so long;
+    with both, those for which both is so. The results of runs at work are yet to come, so that entries that no result
+    rests on are kept for a day where `older_than` does not say otherwise. Ages are by the clock of the store's file
+    system. Of entries, only those in `selection` go, and none that a job has locked.
     """
     found = survey(root)
     used = referred(runs) if runs else None
@@ -48,12 +45,12 @@ def collect(root: Path, selection: Selection, runs: Collection[Path], older_than
     if runs and older_than is None:
         older_than = _DAY
     made = {file.name for file in found.entries if file.folder in ("measurements", "tensors")}
-    versions, now, garbage = current_versions(), time.time(), []
+    versions, now, garbage = current_versions(), clock(found.root / FOLDER), []
     for one in selected(found.entries, selection, "reading entries"):
         reason = _superseded(one, versions) or _finished(one, made) or _unwanted(one, used, older_than, now)
-        if reason and not _locked(one, locked):
+        if reason and one.file.name not in locked:
             garbage.append(Garbage(one.file, _named(one), reason))
-    left = [file for file in found.unfinished if now - file.written > UNFINISHED_SECONDS]
+    left = [file for file in found.unfinished if now - file.touched > UNFINISHED_SECONDS]
     locks = [path for path in found.locks if path.stem not in locked]
     _report(garbage, found.remains, left, locks)
     if remove:
@@ -121,8 +118,9 @@ def _finished(one: Entry, made: Collection[str]) -> str | None:
         metadata = read_metadata(path)
     except InputError:
         return None
-    wanted: dict[str, Any] = {name: value for name, value in one.about.items() if name != "folder"}
-    return f"{path} has been made" if all(metadata.get(name) == value for name, value in wanted.items()) else None
+    wanted = {name: value for name, value in one.key.items() if name != "precision"}
+    made = wanted and all(metadata.get(name) == value for name, value in wanted.items())
+    return f"{path} has been made" if made else None
 
 
 def _unwanted(one: Entry, used: Collection[str] | None, older_than: float | None, now: float) -> str | None:
@@ -134,21 +132,10 @@ def _unwanted(one: Entry, used: Collection[str] | None, older_than: float | None
             return None
         reasons.append("no result rests on it")
     if older_than is not None:
-        if now - one.file.written <= older_than:
+        if now - one.file.touched <= older_than:
             return None
-        reasons.append(f"{(now - one.file.written) / _DAY:.1f} days old")
+        reasons.append(f"unused for {(now - one.file.touched) / _DAY:.1f} days")
     return ", ".join(reasons)
-
-
-def _locked(one: Entry, locked: Collection[str]) -> bool:
-    """Whether a job works on an entry, or may."""
-    if one.kind != "distillation":
-        return one.file.name in locked
-    if (folder := _folder(one)) is None:
-        return bool(locked)
-    from ddrank.distill.make import lock_key
-
-    return digest(lock_key(folder)) in locked
 
 
 def _folder(one: Entry) -> Path | None:
@@ -183,14 +170,14 @@ def _remove(found: Survey, garbage: list[Garbage], files: list[File], locks: lis
     for one in garbage:
         if (why := discard(found.root, one.file, wanted=True)) is not None:
             kept[why] += 1
-    for path in [*(file.path for file in files), *locks]:
-        if path in locks and not gone(path):
+    for path in locks:
+        if not clear(path):
             kept[f"{holder(path)} works on it"] += 1
-            continue
+    for file in files:
         try:
-            path.unlink(missing_ok=True)
+            file.path.unlink(missing_ok=True)
         except OSError as error:
-            raise InputError(f"{path} could not be removed ({error.strerror}): make the store writable") from error
+            raise InputError(f"{file.path} could not be removed ({error.strerror}): make the store writable") from error
     for why, count in kept.items():
         print(f"{count} kept: {why}")
     print("all else was removed" if kept else "removed")

@@ -11,7 +11,7 @@ from typing import Any
 from ddrank.leaderboard.configuration import printable
 from ddrank.store.survey import Entry, Selection, selected, survey
 
-_COLUMNS = {"kind": 14, "dataset": 12, "what": 44, "lr": 8, "seed": 5, "accuracy": 9, "size": 9, "written": 17}
+_COLUMNS = {"kind": 14, "dataset": 12, "what": 44, "lr": 8, "seed": 5, "accuracy": 9, "size": 9, "used": 17}
 _DIGITS = 12  # of a digest, on a line
 
 
@@ -24,7 +24,7 @@ def list_entries(root: Path, selection: Selection, summary: bool, as_json: bool)
         sizes[one.kind] += one.file.bytes
         if not summary:
             rows.append(row(one))
-    rows.sort(key=lambda row: (row["kind"], *(str(row[name] or "") for name in ("dataset", "what")), row["written"]))
+    rows.sort(key=lambda row: (row["kind"], *(str(row[name] or "") for name in ("dataset", "what")), row["used"]))
     kinds = {kind: {"entries": found[kind], "bytes": sizes[kind]} for kind in sorted(found)}
     if as_json:
         content = {"store": str(root), "kinds": kinds} | ({} if summary else {"entries": rows})
@@ -55,7 +55,7 @@ def row(one: Entry) -> dict[str, Any]:
         "seed": one.told("seed"),
         "accuracy": accuracy if isinstance(accuracy, float) and 0 <= accuracy <= 1 else None,
         "bytes": one.file.bytes,
-        "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.file.written)),
+        "used": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.file.touched)),
         "key": one.file.name,
     }
 

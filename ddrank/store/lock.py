@@ -11,6 +11,7 @@ happen: entries are written whole, and both are right.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -32,7 +33,7 @@ _POLLS = 0.02, 1.0  # seconds between two looks at a lock that is held: at first
 
 
 def lock_of(root: Path, name: str) -> Lock:
-    """The lock of the entry with the digest `name` in the store `root`."""
+    """The lock of the entry with the digest `name` in the store `root`: for whoever makes, brings or removes it."""
     return Lock(root / FOLDER / f"{name}.lock")
 
 
@@ -52,7 +53,7 @@ class Lock:
         pause, most = _POLLS
         while not self._create():
             if gone(self.path):
-                self._take_away()
+                clear(self.path)
             elif not wait:
                 return False
             else:
@@ -94,29 +95,33 @@ class Lock:
         self._record = record
         return True
 
-    def _take_away(self) -> None:
-        """Remove the file of a holder that is gone; put back what another job has put in its place just now."""
-        aside = self.path.with_name(f".{self.path.stem}-{secrets.token_hex(8)}{self.path.suffix}")
-        try:
-            seen = self.path.read_bytes()
-            if not gone(self.path):
-                return
-            os.rename(self.path, aside)
-            if aside.read_bytes() != seen:
-                with contextlib.suppress(OSError):
-                    os.link(aside, self.path)
-            aside.unlink()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
     def _beat(self, record: bytes) -> None:
         while not self._released.wait(BEAT):
             with contextlib.suppress(OSError):
                 if self.path.read_bytes() != record:
                     return
                 os.utime(self.path)
+
+
+def clear(path: Path) -> bool:
+    """Remove the lock file `path` if its holder is gone, but for what another job has put in its place just now; false
+    where there is a holder. Raises InputError where it cannot be removed."""
+    aside = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
+    try:
+        seen = path.read_bytes()
+        if not gone(path):
+            return False
+        os.rename(path, aside)
+        taken = aside.read_bytes() != seen
+        if taken:
+            with contextlib.suppress(OSError):
+                os.link(aside, path)
+        aside.unlink()
+        return not taken
+    except OSError as error:
+        if vanished(error):
+            return True
+        raise _unwritable(path, error) from error
 
 
 def gone(path: Path) -> bool:
@@ -129,9 +134,9 @@ def gone(path: Path) -> bool:
         if holder["machine"] == here["machine"] and not _alive(holder["process"], holder["started"]):
             return True
         return _untouched(path, SILENCE)
-    except FileNotFoundError:
-        return False
     except OSError as error:
+        if vanished(error):
+            return False
         raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or remove it") from error
 
 
@@ -142,6 +147,21 @@ def holder(path: Path) -> str:
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found["since"]))
             return f"process {found['process']} on {found['host']} since {since}"
     return "a job that has not said its name"
+
+
+def vanished(error: OSError) -> bool:
+    """Whether a file is gone: one that another machine removes while it is read is stale on a network file system."""
+    return isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE
+
+
+def clock(folder: Path) -> float:
+    """The time by the clock of the file system of `folder`, seconds since 1970; by this machine's where nothing can be
+    written there."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".now-", dir=folder) as probe:
+            return os.stat(probe.name).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
@@ -159,13 +179,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
 def _untouched(path: Path, seconds: float) -> bool:
     """Whether a file was last touched more than `seconds` ago, by the clock of its file system."""
     touched = path.stat().st_mtime
-    if abs(time.time() - touched) <= seconds:
-        return False
-    try:
-        with tempfile.NamedTemporaryFile(prefix=".now-", dir=path.parent) as probe:
-            return os.stat(probe.name).st_mtime - touched > seconds
-    except OSError:
-        return time.time() - touched > seconds  # nothing can be written here: the lock is only looked at
+    return abs(time.time() - touched) > seconds and clock(path.parent) - touched > seconds
 
 
 def _here() -> dict[str, Any]:
@@ -191,7 +205,7 @@ def _alive(process: int, started: str | None) -> bool:
         return False
     except OSError:
         pass  # another user's
-    return started is None or _started(process) == started
+    return started is None or _started(process) in (None, started)  # hidden, as other users' may be: it lives
 
 
 def _started(process: int) -> str | None:

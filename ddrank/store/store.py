@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddrank.checkpoint import Checkpoint
+
+_TOUCHED_SECONDS = 3600.0  # after which an entry that is used is touched again: its age is that of its last use
 
 
 class Store:
@@ -123,7 +128,7 @@ class Store:
     def _sound(self, path: Path, read: Callable[[Path], Any], report: bool = True) -> Any:
         """What `read` finds at `path`; None where there is nothing, or nothing sound, which is reported."""
         try:
-            return read(path)
+            found = entry.current(lambda: read(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -131,6 +136,8 @@ class Store:
                 sentence = f"the store's entry {path} is corrupt ({error}): computing it again"
                 warnings.warn(sentence, StoreWarning, stacklevel=3)
             return None
+        _touch(path)
+        return found
 
     def _write(self, path: Path, *parts: bytes | memoryview) -> None:
         if not self.root.is_dir():
@@ -147,6 +154,13 @@ class Store:
 
     def _path(self, folder: str, key: Mapping[str, Any], suffix: str) -> Path:
         return entry.place(self.root, folder, entry.digest(key), suffix)
+
+
+def _touch(path: Path) -> None:
+    """Note that an entry is used, for `gc`."""
+    with contextlib.suppress(OSError):  # another user's, or gone by now
+        if abs(time.time() - path.stat().st_mtime) > _TOUCHED_SECONDS:
+            os.utime(path)
 
 
 def _value(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -38,13 +37,13 @@ _BLOCK = 4096
 @dataclass(frozen=True)
 class File:
     """An entry's file, unread: the folder of `FOLDERS`, the entry's digest, its size in bytes with all that belongs to
-    it, and when it was written, seconds since 1970."""
+    it, and when it was written or last used, to the hour, seconds since 1970."""
 
     path: Path
     folder: str
     name: str
     bytes: int
-    written: float
+    touched: float
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,6 @@ def survey(root: Path | str) -> Survey:
 
 def describe(file: File) -> Entry:
     """What an entry is of."""
-    if file.folder in CHECKPOINTS:
-        return Entry(file, _OF_FOLDER[file.folder], *_told_by_checkpoint(file.path))
     if file.folder == "downloads/files":
         return Entry(file, _OF_FOLDER[file.folder])
     try:
@@ -145,7 +142,7 @@ def describe(file: File) -> Entry:
         key, *rest = ((one if isinstance(one, dict) else {}) for one in (content.key, content.about, content.value))
         return Entry(file, _OF_FOLDER.get(file.folder) or str(key["kind"]), key, *rest)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return Entry(file, "unreadable")
+        return Entry(file, _OF_FOLDER[file.folder] if file.folder in CHECKPOINTS else "unreadable")
 
 
 _Item = TypeVar("_Item")
@@ -190,24 +187,12 @@ def _files(folder: Path | str) -> Iterator[os.DirEntry]:
 
 
 def _file(parts: list[os.DirEntry], folder: str, name: str = "") -> File:
-    sizes, written = 0, 0.0
+    sizes, touched = 0, 0.0
     for part in parts:
         try:
             status = part.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue  # a running job has finished with it
         if stat.S_ISREG(status.st_mode):
-            sizes, written = sizes + status.st_size, max(written, status.st_mtime)
-    return File(Path(parts[0].path), folder, name or parts[0].name, sizes, written)
-
-
-def _told_by_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The key of what a checkpoint leads to, and what it says of that; nothing where it cannot be read."""
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        key, about = json.loads(content["key"]), json.loads(content["about"])
-        return key if isinstance(key, dict) else {}, about if isinstance(about, dict) else {}
-    except Exception:
-        return {}, {}  # whatever torch raises on a damaged file; `verify` says what is wrong with it
+            sizes, touched = sizes + status.st_size, max(touched, status.st_mtime)
+    return File(Path(parts[0].path), folder, name or parts[0].name, sizes, touched)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ddrank.errors import InputError
 from ddrank.store import entry
 from ddrank.store.lock import gone, holder, lock_of
-from ddrank.store.survey import CHECKPOINTS, File, Survey, survey, watched
+from ddrank.store.survey import File, Survey, survey, watched
 
 UNFINISHED_SECONDS = 3600.0  # after which a temporary file that nobody has written to was left by a killed job
 
@@ -37,13 +37,7 @@ def verify(root: Path, remove: bool) -> bool:
 def problem_of(file: File) -> str | None:
     """What is wrong with an entry; None where all of it was read and is sound, or where it is gone."""
     try:
-        if file.folder in CHECKPOINTS:
-            entry.check_archive(file.path)
-        elif file.folder == "downloads/files":
-            if entry.sha256_of(file.path) != file.name:
-                raise ValueError("its content is not that of its name")
-        else:
-            entry.check(file.path)
+        entry.current(lambda: _check(file))
     except FileNotFoundError as error:
         return None if error.filename == str(file.path) or not file.path.exists() else f"{error.filename} is missing"
     except (OSError, ValueError) as error:
@@ -51,8 +45,16 @@ def problem_of(file: File) -> str | None:
     return None
 
 
+def _check(file: File) -> None:
+    if file.folder != "downloads/files":
+        entry.check(file.path)
+    elif entry.sha256_of(file.path) != file.name:
+        raise ValueError("its content is not that of its name")
+
+
 def discard(root: Path, file: File, wanted: bool = False) -> str | None:
-    """Remove an entry under its lock, unless it has become sound meanwhile; with `wanted`, a sound one too.
+    """Remove an entry under its lock, unless it has become sound meanwhile; with `wanted`, a sound one too that no job
+    has used since it was surveyed.
 
     Returns why it was kept, if it was. Raises InputError where it cannot be removed.
     """
@@ -67,6 +69,8 @@ def discard(root: Path, file: File, wanted: bool = False) -> str | None:
     try:
         if not wanted and problem_of(file) is None:
             return "it has been computed again meanwhile"
+        if wanted and _touched(file) > file.touched:
+            return "a job has used it meanwhile"
         suffixes = entry.SUFFIXES if file.folder == "tensors" else (file.path.suffix,)
         for suffix in suffixes:
             file.path.with_suffix(suffix).unlink(missing_ok=True)
@@ -75,6 +79,13 @@ def discard(root: Path, file: File, wanted: bool = False) -> str | None:
     finally:
         lock.release()
     return None
+
+
+def _touched(file: File) -> float:
+    try:
+        return file.path.stat().st_mtime
+    except FileNotFoundError:
+        return file.touched
 
 
 def _report_left(found: Survey) -> None:
