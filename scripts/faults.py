@@ -131,7 +131,9 @@ def main() -> None:
         sys.exit(f"{folder} holds something: give a new folder")
     chosen = given.kinds or list(KINDS)
     impossible = {name: why for name in chosen if (why := KINDS[name].impossible())}
-    numbers = {name: _numbers(given, name) for name in chosen if name not in impossible}
+    numbers = {name: range(given.count or share(name, given.faults)) for name in chosen if name not in impossible}
+    if given.only is not None:
+        numbers = dict.fromkeys(numbers, range(given.only, given.only + 1))
     tallies: dict[str, Tally] = {}
     count = sum(map(len, numbers.values()))
     with Campaign(folder, given.seed) as campaign, Display() as display, display.activity("faults", count) as advance:
@@ -154,6 +156,12 @@ def main() -> None:
     sys.exit(0 if sound else 1)
 
 
+def share(name: str, faults: int) -> int:
+    """How many of at least `faults` faults are of the kind `name`, where all kinds are struck that are possible."""
+    in_all = sum(kind.count for kind in KINDS.values() if not kind.impossible())
+    return math.ceil(KINDS[name].count * faults / in_all)
+
+
 def table(tallies: dict[str, Tally], impossible: dict[str, str]) -> str:
     """The tallies as a Markdown table."""
     columns = ("faults", "hit", "lost", "wrong", "not_completed", "seconds")
@@ -165,13 +173,6 @@ def table(tallies: dict[str, Tally], impossible: dict[str, str]) -> str:
     for name, what, *numbers in [*rows, ("all", f"{len(tallies)} kinds", *sums)]:
         lines.append(f"| {name} | {what} | {' | '.join(str(round(number)) for number in numbers)} |")
     return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in impossible.items())])
-
-
-def _numbers(given: argparse.Namespace, name: str) -> range:
-    if given.only is not None:
-        return range(given.only, given.only + 1)
-    in_all = sum(kind.count for kind in KINDS.values() if not kind.impossible())
-    return range(given.count or math.ceil(KINDS[name].count * given.faults / in_all))
 
 
 def _arguments() -> argparse.Namespace:

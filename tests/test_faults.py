@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from fault_kinds.nursery import End
 from fault_kinds.operations import value_key
 from fault_kinds.stores import COMPUTED
 from fault_kinds.trial import Trial
-from faults import Campaign, table
+from faults import Campaign, share, table
 
 from ddrank import launchers
 from ddrank.checkpoint import Checkpoint
@@ -164,6 +165,13 @@ def test_a_fault_that_never_hits_is_none(campaign, monkeypatch):
     assert (tally.faults, tally.hit) == (1, 0)
     assert "came too late" in tally.failures[0]
     assert not tally.sound
+
+
+def test_kinds_that_are_impossible_have_no_share_of_the_faults(monkeypatch):
+    kinds = fault_kinds.KINDS
+    for name in list(kinds)[::2]:
+        monkeypatch.setitem(kinds, name, replace(kinds[name], impossible=lambda: "it takes what is not here"))
+    assert sum(share(name, 200) for name, kind in kinds.items() if not kind.impossible()) >= 200
 
 
 def test_a_kind_that_does_not_exist_is_refused():

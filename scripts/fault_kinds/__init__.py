@@ -34,7 +34,8 @@ KINDS = {
     "run-terminated": Kind("an evaluation is sent SIGTERM", 6, killed.sent(signal.SIGTERM, RUN)),
     "run-interrupted": Kind("an evaluation is sent SIGINT", 6, killed.sent(signal.SIGINT, RUN)),
     "sweep-killed": Kind("a sweep of two jobs is killed", 8, killed.sent(_KILL, SWEEP)),
-    "joblib-killed": Kind("a sweep on joblib, or one of its processes, is killed", 2, clusters.joblib),
+    "joblib-killed": Kind("a sweep on joblib is killed", 2, clusters.joblib_sweep),
+    "joblib-process": Kind("a process of a sweep on joblib is killed", 2, clusters.joblib_process),
     "distillation-killed": Kind("a distillation is killed", 12, killed.sent(_KILL, DISTILLATION)),
     "student-killed": Kind(
         "a run is killed whose students keep checkpoints", 12, killed.sent(_KILL, STUDENT, under_way=True)

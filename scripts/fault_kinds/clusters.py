@@ -16,7 +16,7 @@ from pathlib import Path
 from launchers import missing
 
 from .jobs import SWEEP
-from .nursery import End, children
+from .nursery import Child, End, children
 from .trial import Trial
 
 _JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -36,23 +36,24 @@ def without_slurm() -> str:
     return missing("submitit_local")  # which takes the same package and nothing else
 
 
-def joblib(trial: Trial) -> bool:
-    """A process of a sweep on joblib is killed while it has a job, or the sweep itself, alone or with all processes."""
-    _distilled(trial)
-    child = trial.nursery.start(SWEEP.command, [*SWEEP.arguments, *_JOBLIB], trial.folder)
-    if not _begun(trial, lambda: child.alive):
+def joblib_process(trial: Trial) -> bool:
+    """A process of a sweep on joblib is killed while it has a job, which is done once more."""
+    child = _on_joblib(trial)
+    if child is None or not (at_work := sorted(_at_work(trial.folder).keys() & set(children(child.pid)))):
         return False
-    trial.note_whole()
-    whom = trial.random.choice(("process", "sweep", "all"))
-    if whom == "process":
-        at_work = _at_work(trial.folder).keys() & set(children(child.pid))
-        if not at_work:
-            return False
-        os.kill(trial.random.choice(sorted(at_work)), signal.SIGKILL)
-    else:
-        child.signal(signal.SIGKILL, group=whom == "all")
-    end = child.end()
-    trial.ended(SWEEP, end, allowed=(0,) if whom == "process" else (-signal.SIGKILL,))
+    os.kill(trial.random.choice(at_work), signal.SIGKILL)
+    trial.ended(SWEEP, child.end(), allowed=(0,))
+    trial.completed(SWEEP)
+    return True
+
+
+def joblib_sweep(trial: Trial) -> bool:
+    """A sweep on joblib is killed, alone or with all its processes."""
+    child = _on_joblib(trial)
+    if child is None:
+        return False
+    child.signal(signal.SIGKILL, group=trial.random.random() < 0.5)
+    trial.ended(SWEEP, child.end(), allowed=(-signal.SIGKILL,))
     trial.completed(SWEEP)
     return True
 
@@ -121,6 +122,16 @@ def _free_port() -> int:
 def _distilled(trial: Trial) -> None:
     """Put the distilled data there: their files say on how many cores they were made."""
     shutil.copytree(trial.undisturbed(SWEEP).folder / "distilled", trial.folder / "distilled")
+
+
+def _on_joblib(trial: Trial) -> Child | None:
+    """A sweep on joblib with jobs at work, and what is whole noted; None where it has ended before."""
+    _distilled(trial)
+    child = trial.nursery.start(SWEEP.command, [*SWEEP.arguments, *_JOBLIB], trial.folder)
+    if not _begun(trial, lambda: child.alive):
+        return None
+    trial.note_whole()
+    return child
 
 
 def _begun(trial: Trial, alive: Callable[[], bool]) -> bool:

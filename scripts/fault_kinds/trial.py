@@ -181,7 +181,10 @@ class Trial:
                 self.wrong.append(f"the result of {one.key} differs: {_difference(one.content, right.content)}")
         if not done:
             return
-        self.unfinished += [f"{name} was not made" for name in undisturbed.entries if name not in there]
+        if missing := [name for name in undisturbed.entries if name not in there]:
+            self.unfinished.append(
+                f"{missing[-1]} was not made" + f", nor {len(missing) - 1} more" * (len(missing) > 1)
+            )
         for right in undisturbed.results.values():
             times = sum(one.key == right.key and one.pictures >= right.pictures for one in found)
             if times < done:
