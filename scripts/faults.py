@@ -9,11 +9,12 @@ For each fault a small job is begun in an empty folder, and struck at a random m
 1. whatever was whole at that moment is still there, with the same content (else: lost);
 2. nothing half-written is seen as an entry or a result, `store verify` finds what was spoilt and nothing else, and what
    is there is what an undisturbed job would have left (else: wrong);
-3. the same command ends with status 0 (else: not completed);
-4. with the result files of an undisturbed one, in all but times and hosts (else: wrong).
+3. a disturbed command that has ended with status 0 has made all that it should have (else: not completed);
+4. the same command ends with status 0 (else: not completed), goes on from the checkpoints that are there (else: wrong),
+   and leaves the result files of an undisturbed one, in all but times and hosts (else: wrong), with their pictures.
 
-A fault that came too late is no fault, and is repeated. Kinds that are impossible here are named. Exit status 1:
-something was lost, wrong or not completed.
+A fault that came too late is no fault, and is repeated. Kinds that are impossible here are named, and the others have
+their share of the faults. Exit status 1: something was lost, wrong or not completed.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Campaign:
         for number in numbers:
             trial = self.strike(name, number)
             tally.faults += 1
-            repeat = f"(--kind {name} --seed {self._seed} --only {number})"
+            repeat = f"(faults.py {name} --seed {self._seed} --only {number})"
             sentence = ""
             if trial is None:
                 sentence = f"{name}: came too late {_TRIES} times {repeat}"
@@ -130,7 +131,9 @@ def main() -> None:
         sys.exit(f"{folder} holds something: give a new folder")
     chosen = given.kinds or list(KINDS)
     impossible = {name: why for name in chosen if (why := KINDS[name].impossible())}
-    numbers = {name: _numbers(given, name) for name in chosen if name not in impossible}
+    numbers = {name: range(given.count or share(name, given.faults)) for name in chosen if name not in impossible}
+    if given.only is not None:
+        numbers = dict.fromkeys(numbers, range(given.only, given.only + 1))
     tallies: dict[str, Tally] = {}
     count = sum(map(len, numbers.values()))
     with Campaign(folder, given.seed) as campaign, Display() as display, display.activity("faults", count) as advance:
@@ -153,6 +156,12 @@ def main() -> None:
     sys.exit(0 if sound else 1)
 
 
+def share(name: str, faults: int) -> int:
+    """How many of at least `faults` faults are of the kind `name`, where all kinds are struck that are possible."""
+    in_all = sum(kind.count for kind in KINDS.values() if not kind.impossible())
+    return math.ceil(KINDS[name].count * faults / in_all)
+
+
 def table(tallies: dict[str, Tally], impossible: dict[str, str]) -> str:
     """The tallies as a Markdown table."""
     columns = ("faults", "hit", "lost", "wrong", "not_completed", "seconds")
@@ -166,26 +175,17 @@ def table(tallies: dict[str, Tally], impossible: dict[str, str]) -> str:
     return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in impossible.items())])
 
 
-def _numbers(given: argparse.Namespace, name: str) -> range:
-    if given.only is not None:
-        return range(given.only, given.only + 1)
-    in_all = sum(kind.count for kind in KINDS.values())
-    return range(given.count or math.ceil(KINDS[name].count * given.faults / in_all))
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help="by default all (see --list)")
-    parser.add_argument("--kind", dest="more", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--list", action="store_true", help="say which kinds there are")
     parser.add_argument("--count", type=int, help="faults of each kind")
-    parser.add_argument("--faults", type=int, default=200, help="faults in all, divided between the kinds (at least)")
+    parser.add_argument("--faults", type=int, default=200, help="faults of all kinds together (at least)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="I", help="only the fault of this number, counted from 0")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     parser.add_argument("--json", type=Path, help="write the table there, too")
     given = parser.parse_args()
-    given.kinds += given.more
     if unknown := [name for name in given.kinds if name not in KINDS]:
         parser.error(f"there is no kind {unknown[0]}: choose of {', '.join(KINDS)}")
     return given

@@ -22,8 +22,10 @@ stop() {
     for daemon in slurmd slurmctld munged; do
         if [ -f "$dir/$daemon.pid" ]; then
             pid=$(cat "$dir/$daemon.pid")
-            kill "$pid" 2>/dev/null || true
-            for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
+            if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$daemon" ]; then # the number may be another process's by now
+                kill "$pid" 2>/dev/null || true
+                for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
+            fi
             rm -f "$dir/$daemon.pid"
         fi
     done

@@ -210,7 +210,7 @@ def test_a_node_of_a_ray_cluster_that_dies(tmp_path):
     assert code in (0, 3), lost
     assert code == 0 or "of the sweep's jobs were lost" in lost
     again = subprocess.run(
-        [sys.executable, "-m", "ddrank.run", "-m", *settings, "paths.runs=again"],
+        [sys.executable, "-m", "ddrank.run", "-m", *settings, "paths.runs=again", "paths.store=other"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

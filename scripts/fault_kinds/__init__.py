@@ -1,10 +1,12 @@
-"""The kinds of faults: what each is, how often it is struck in a campaign of 200, and why it may be impossible here."""
+"""The kinds of faults: what each is, its share of a campaign, and why it may be impossible here."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from launchers import missing
 
 from . import clusters, corrupt, disk, killed, stores
 from .jobs import DISTILLATION, RUN, STUDENT, SWEEP, TAUGHT
@@ -17,7 +19,8 @@ def _possible() -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """`strike` injects one fault, checks what it must, and says whether the fault really hit."""
+    """`strike` injects one fault, checks what it must, and says whether the fault really hit; `count` is how many there
+    are in a campaign of 200 where all kinds are possible."""
 
     what: str
     count: int
@@ -31,9 +34,13 @@ KINDS = {
     "run-terminated": Kind("an evaluation is sent SIGTERM", 6, killed.sent(signal.SIGTERM, RUN)),
     "run-interrupted": Kind("an evaluation is sent SIGINT", 6, killed.sent(signal.SIGINT, RUN)),
     "sweep-killed": Kind("a sweep of two jobs is killed", 8, killed.sent(_KILL, SWEEP)),
-    "joblib-killed": Kind("a sweep on joblib, or one of its processes, is killed", 2, clusters.joblib),
+    "joblib-killed": Kind("a sweep on joblib is killed", 2, clusters.joblib_sweep),
+    "joblib-process": Kind("a process of a sweep on joblib is killed", 2, clusters.joblib_process),
     "distillation-killed": Kind("a distillation is killed", 12, killed.sent(_KILL, DISTILLATION)),
-    "student-killed": Kind("a run is killed whose students keep checkpoints", 12, killed.sent(_KILL, STUDENT)),
+    "student-killed": Kind(
+        "a run is killed whose students keep checkpoints", 12, killed.sent(_KILL, STUDENT, under_way=True)
+    ),
+    "leader-killed": Kind("a run is killed that has workers", 3, killed.leader_killed),
     "worker-killed": Kind("a worker is killed as where memory is short", 2, killed.worker_killed),
     "out-of-memory": Kind("a run gets no more memory", 4, killed.without_memory),
     "keep-killed": Kind("a process that keeps entries is killed", 20, killed.sent(_KILL, stores.COMPUTED)),
@@ -51,10 +58,8 @@ KINDS = {
     "result-corrupt": Kind("a result file is cut off, or a bit flipped", 10, corrupt.results),
     "two-writers": Kind("two runs want the same keys", 4, stores.wanted_by(2, RUN)),
     "eight-writers": Kind("eight runs want the same keys", 2, stores.wanted_by(8, RUN)),
-    "holder-killed": Kind(
-        "of three processes on the same keys one is killed", 8, stores.wanted_by(3, stores.COMPUTED, kill=True)
-    ),
+    "holder-killed": Kind("a process is killed that has a lock for which others wait", 8, stores.holder_killed),
     "locks-left": Kind("locks of holders that are gone", 6, stores.locks_left),
-    "ray-node-killed": Kind("one of two nodes of Ray is killed", 1, clusters.ray_node, lambda: clusters.without("ray")),
+    "ray-node-killed": Kind("one of two nodes of Ray is killed", 1, clusters.ray_node, lambda: missing("ray")),
     "slurm-cancelled": Kind("a job of Slurm is cancelled", 1, clusters.slurm_job, clusters.without_slurm),
 }

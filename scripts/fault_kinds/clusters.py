@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import os
 import shutil
 import signal
@@ -13,62 +13,64 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from launchers import missing
+
 from .jobs import SWEEP
-from .nursery import Child, children
+from .nursery import Child, End, children
 from .trial import Trial
 
 _JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 _SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
 _SCRIPTS = Path(__file__).parents[1]
+_LOG = "log.txt"  # where a job prints
 _PATIENCE = 300.0  # seconds until a job must have begun
 _WORK = 5.0  # seconds of a job's time in which it is lost
-_EARLY = 2.0  # where nothing tells whether it was lost, or had ended
-
-
-def without(*packages: str) -> str:
-    """Which of `packages` is not installed."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    return f"the package {missing[0]} is not installed" if missing else ""
+_LOOK = 0.1  # seconds between two looks at who is at work
+_LOST = 3  # the status of a sweep that has lost jobs, and says so
 
 
 def without_slurm() -> str:
-    if lacking := without("submitit"):
-        return lacking
+    """Why there can be no Slurm of one's own here; empty where there can."""
     if os.geteuid() or not (shutil.which("sbatch") and shutil.which("munged")):
         return "a Slurm of one's own takes root, slurm-wlm and munge (see scripts/slurm_one_node.sh)"
-    return ""
+    return missing("submitit_local")  # which takes the same package and nothing else
 
 
-def joblib(trial: Trial) -> bool:
-    """A process of a sweep on joblib is killed, or the sweep itself, alone or with all its processes."""
-    _distilled(trial)
-    child = trial.nursery.start(SWEEP.command, [*SWEEP.arguments, *_JOBLIB], trial.folder)
-    if not _begun(trial, lambda: child.alive):
+def joblib_process(trial: Trial) -> bool:
+    """A process of a sweep on joblib is killed while it has a job, which is done once more."""
+    child = _on_joblib(trial)
+    if child is None or not (at_work := sorted(_at_work(trial.folder).keys() & set(children(child.pid)))):
         return False
-    trial.note_whole()
-    whom = trial.random.choice(("process", "sweep", "all"))
-    if whom == "process":
-        os.kill(trial.random.choice(_jobs(child)), signal.SIGKILL)
-    else:
-        child.signal(signal.SIGKILL, group=whom == "all")
-    end = child.end()
-    trial.check(SWEEP)
-    if whom == "process" and end.status:
-        trial.unfinished.append(f"status {end.status} after one process was lost: {end.said[-300:]}")
+    os.kill(trial.random.choice(at_work), signal.SIGKILL)
+    trial.ended(SWEEP, child.end(), allowed=(0,))
     trial.completed(SWEEP)
-    return end.status == (0 if whom == "process" else -signal.SIGKILL)
+    return True
+
+
+def joblib_sweep(trial: Trial) -> bool:
+    """A sweep on joblib is killed, alone or with all its processes."""
+    child = _on_joblib(trial)
+    if child is None:
+        return False
+    child.signal(signal.SIGKILL, group=trial.random.random() < 0.5)
+    trial.ended(SWEEP, child.end(), allowed=(-signal.SIGKILL,))
+    trial.completed(SWEEP)
+    return True
 
 
 def ray_node(trial: Trial) -> bool:
-    """One of the two nodes of a Ray cluster is killed during a sweep."""
+    """One of the two nodes of a Ray cluster is killed during a sweep: a job is lost, or begun once more elsewhere."""
     _distilled(trial)
-    after = str(trial.random.uniform(0, _EARLY))
-    end = trial.nursery.start("fault_kinds.clusters:sweep_on_ray", [after, *SWEEP.arguments[1:]], trial.folder).end()
-    if end.status not in (0, 3):
-        trial.wrong.append(f"it ended with status {end.status}, and said: {end.said[-300:]}")
-    trial.check(SWEEP)
+    after = str(trial.random.uniform(0, _WORK))
+    child = trial.nursery.start("fault_kinds.clusters:sweep_on_ray", [after, *SWEEP.arguments[1:]], trial.folder)
+    begun: set[tuple[int, str]] = set()
+    while child.alive:
+        begun |= _at_work(trial.folder).items()
+        time.sleep(_LOOK)
+    end = child.end()
+    trial.ended(SWEEP, end, allowed=(0, _LOST))
     trial.completed(SWEEP)
-    return True
+    return end.status == _LOST or len(begun) > len({log for _, log in begun})
 
 
 def sweep_on_ray() -> int:
@@ -105,11 +107,9 @@ def slurm_job(trial: Trial) -> bool:
             said = log.read()
     finally:
         subprocess.run([*script, "stop", cluster], check=True)
-    if code not in (0, 3):
-        trial.wrong.append(f"it ended with status {code}, and said: {said[-300:]}")
-    trial.check(SWEEP)
+    trial.ended(SWEEP, End(code, said, 0.0, 0), allowed=(0, _LOST))
     trial.completed(SWEEP)
-    return code == 3
+    return code == _LOST
 
 
 def _free_port() -> int:
@@ -124,16 +124,31 @@ def _distilled(trial: Trial) -> None:
     shutil.copytree(trial.undisturbed(SWEEP).folder / "distilled", trial.folder / "distilled")
 
 
+def _on_joblib(trial: Trial) -> Child | None:
+    """A sweep on joblib with jobs at work, and what is whole noted; None where it has ended before."""
+    _distilled(trial)
+    child = trial.nursery.start(SWEEP.command, [*SWEEP.arguments, *_JOBLIB], trial.folder)
+    if not _begun(trial, lambda: child.alive):
+        return None
+    trial.note_whole()
+    return child
+
+
 def _begun(trial: Trial, alive: Callable[[], bool]) -> bool:
     """Wait until a job of a sweep has begun, and a random time more; false where it has ended before."""
     deadline = time.monotonic() + _PATIENCE
-    while alive() and time.monotonic() < deadline and not list(trial.folder.rglob("log.txt")):
+    while alive() and time.monotonic() < deadline and not list(trial.folder.rglob(_LOG)):
         time.sleep(0.05)
     time.sleep(trial.random.uniform(0, _WORK))
     return alive()
 
 
-def _jobs(child: Child) -> list[int]:
-    """The processes of a pool; its resource tracker is none."""
-    found = children(child.pid)
-    return [pid for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def _at_work(folder: Path) -> dict[int, str]:
+    """The processes that have a job of a sweep in `folder`, each with the file that the job prints to."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            output = os.readlink(f"/proc/{pid}/fd/1")
+            if output.startswith(f"{folder}{os.sep}") and output.endswith(f"{os.sep}{_LOG}"):
+                found[int(pid)] = output
+    return found

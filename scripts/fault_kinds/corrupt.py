@@ -11,8 +11,9 @@ from ddrank.result import Result
 from ddrank.store.survey import CHECKPOINTS
 from ddrank.store.verification import problem_of
 
+from .contents import entry_files, resumptions
 from .jobs import DISTILLATION, RUN, STUDENT, TAUGHT
-from .trial import Job, Trial, entry_files
+from .trial import Job, Trial, tail
 
 REPLACED = Job("run-in-one-folder", RUN.command, (*RUN.arguments, "hydra.run.dir=runs/one"))
 
@@ -51,9 +52,9 @@ def entries(spoil: Callable[[Path, Random], None]) -> Callable[[Trial], bool]:
 
 
 def checkpoints(trial: Trial) -> bool:
-    """The checkpoint of a student or a distillation that was killed is spoilt: it begins anew."""
+    """The checkpoint of a student or a distillation that was killed is spoilt: it says so, and begins anew."""
     job = trial.random.choice((STUDENT, DISTILLATION))
-    if not trial.killed(job):
+    if not trial.killed(job) or not resumptions(trial.folder):
         return False
     spoilt = [file for file in entry_files(trial.folder) if file.folder in CHECKPOINTS]
     for file in spoilt:
@@ -61,7 +62,7 @@ def checkpoints(trial: Trial) -> bool:
     # Of a zip file there are bits that mean nothing, and are in no checksum.
     trial.check(job, [file.path for file in spoilt if problem_of(file) is not None])
     trial.completed(job)
-    return bool(spoilt)
+    return True
 
 
 def results(trial: Trial) -> bool:
@@ -77,7 +78,7 @@ def results(trial: Trial) -> bool:
     except InputError:
         board = trial.nursery.start("ddrank.leaderboard.__main__:main", ["runs"], trial.folder).end()
         if str(path.relative_to(trial.folder)) not in board.said or "Traceback" in board.said:
-            trial.wrong.append(f"the leaderboard does not name it: {board.said[-300:]}")
+            trial.wrong.append(f"the leaderboard does not name it: {tail(board.said)}")
     trial.check()
     trial.completed(REPLACED)
     return True

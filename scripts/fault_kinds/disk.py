@@ -62,8 +62,7 @@ def _spoilt(spoil: Callable[[Path], bool], mended: str, said: str, jobs: Sequenc
                 return False
             child.signal(signal.SIGCONT)
             end = child.end()
-            trial.suffered(end)
-            trial.check(job)
+            trial.ended(job, end)
             _remount(trial.folder, mended)
             trial.completed(job)
             return said in end.said
@@ -72,7 +71,8 @@ def _spoilt(spoil: Callable[[Path], bool], mended: str, said: str, jobs: Sequenc
 
 
 def vanished(name: str, *jobs: Job) -> Callable[[Trial], bool]:
-    """The folder `name` vanishes at a random moment of one of `jobs`, and is put back afterwards."""
+    """The folder `name` vanishes at a random moment of one of `jobs` that then fails, or writes into a new one; it is
+    put back afterwards."""
 
     def strike(trial: Trial) -> bool:
         job = trial.random.choice(jobs)
@@ -86,16 +86,16 @@ def vanished(name: str, *jobs: Job) -> Callable[[Trial], bool]:
         place.rename(away)
         child.signal(signal.SIGCONT)
         end = child.end()
-        trial.suffered(end)
-        if name == "store" and any(path.is_file() for path in place.rglob("*")):
+        written = any(path.is_file() for path in place.rglob("*"))
+        if name == "store" and written:
             trial.wrong.append("something was written into a store of the same name")
         if place.exists():  # a new folder of the runs is none the worse
             shutil.copytree(place, away, dirs_exist_ok=True)
             shutil.rmtree(place)
         away.rename(place)
-        trial.check(job)
+        trial.ended(job, end)
         trial.completed(job)
-        return True
+        return end.status != 0 or written
 
     return strike
 

@@ -33,6 +33,7 @@ _IMPORTED = (
 )  # fmt: skip
 _OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.utime", "os.chmod"}
 _LOOK = 0.002  # seconds between two looks at a child
+_LOOKS = 20  # after which a child that was asleep at all of them waits for something
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,14 @@ class Child:
         """Whether it has not ended."""
         return _state(self.pid) != "Z"
 
+    def sleeps(self) -> bool:
+        """Whether it has nothing to do just now but to wait, at several looks."""
+        for _ in range(_LOOKS):
+            if _state(self.pid) != "S":
+                return False
+            time.sleep(_LOOK)
+        return True
+
     def kill_all(self) -> None:
         """End it, if it has not ended, and all that it started."""
         for pid in members(self.pid):
@@ -184,6 +193,7 @@ def _serve() -> None:
     """Answer requests, a line each, until there are no more."""
     for name in _IMPORTED:
         importlib.import_module(name)
+    importlib.import_module("ddrank.checkpoint").WRITING_SHARE = 0  # short students keep checkpoints on the way, too
     gc.freeze()  # what is shared with the children stays shared
     counts: dict[int, int] = {}
     answers = os.fdopen(os.dup(1), "w")

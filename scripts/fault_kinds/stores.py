@@ -16,8 +16,10 @@ from ddrank.store.archive import take_in
 from ddrank.store.entry import digest
 from ddrank.store.lock import FOLDER, SILENCE, lock_of
 
+from .contents import entries, entry_files
+from .nursery import Child
 from .operations import COUNT, tensor_key, value_key
-from .trial import Job, Trial, entries, trained
+from .trial import Job, Trial, trained
 
 _COMMAND = "ddrank.store.__main__:main"
 COMPUTED = Job("entries", "fault_kinds.operations:compute", ())
@@ -25,6 +27,7 @@ FILLED = Job("store", "fault_kinds.operations:fill", ())
 COLLECTED = Job("gc", _COMMAND, ("gc", "--remove"), after=FILLED)
 EXPORTED = Job("export", _COMMAND, ("export", "entries.tar"), after=FILLED)
 IMPORTED = Job("import", _COMMAND, ("import", f"../{EXPORTED.name}/entries.tar"))
+_PATIENCE = 60.0  # seconds until processes must be waiting for a lock
 _SOON = 1.5  # seconds until a silent holder counts as gone
 
 
@@ -64,30 +67,60 @@ def _import(trial: Trial, archive: Path) -> None:
         trial.wrong.append("the archive lacks entries")
 
 
-def wanted_by(count: int, job: Job, kill: bool = False) -> Callable[[Trial], bool]:
-    """`count` processes do the same job on one store at once, of which one is killed, if it is to be."""
+def wanted_by(count: int, job: Job) -> Callable[[Trial], bool]:
+    """`count` processes do the same job on one store at once; the first has some of it left when the others begin."""
 
     def strike(trial: Trial) -> bool:
         undisturbed = trial.undisturbed(job)
         first = trial.begun(job)
-        if first is None:
+        if first is None or not undisturbed.entries.keys() - entries(trial.folder).keys():
             return False
-        others = [trial.nursery.start(job.command, job.arguments, trial.folder) for _ in range(count - 1)]
-        first.signal(signal.SIGKILL if kill else signal.SIGCONT)
+        others = _more(trial, job, count - 1)
+        first.signal(signal.SIGCONT)
         ends = [child.end() for child in (first, *others)]
-        trial.check(job)
-        for end in ends[kill:]:
-            if end.status:
-                trial.unfinished.append(f"status {end.status}: {end.said[-300:]}")
+        trial.ended(job, *ends, allowed=(0,))
         done = sum(trained(end.said) for end in ends), trained(undisturbed.end.said)
-        if not kill and done[0] != done[1]:
+        if done[0] != done[1]:
             trial.wrong.append(f"trained {done[0]} students in all, not {done[1]}")
-        counts = Counter(line for end in ends[kill:] for line in end.said.splitlines() if line.startswith("computed "))
-        trial.wrong += [f"{what}, {times} times" for what, times in counts.items() if times > 1]
         trial.completed(job)
-        return not kill or ends[0].status == -signal.SIGKILL
+        return True
 
     return strike
+
+
+def holder_killed(trial: Trial) -> bool:
+    """Of three processes that want the same entries the one is killed that has a lock, once the others wait for it."""
+    locks = trial.folder / "store" / FOLDER
+    first = trial.begun(COMPUTED)
+    if first is None or not (held := _held(locks, first.pid)):
+        return False
+    others = _more(trial, COMPUTED, 2)
+    deadline, waiting = time.monotonic() + _PATIENCE, False
+    while not waiting and time.monotonic() < deadline and all(child.alive for child in others):
+        time.sleep(0.02)
+        waiting = all(child.sleeps() for child in others) and {path.stem for path in locks.glob("*.lock")} == held
+    first.signal(signal.SIGKILL)
+    first.end()
+    ends = [child.end() for child in others]
+    trial.ended(COMPUTED, *ends, allowed=(0,))
+    counts = Counter(line for end in ends for line in end.said.splitlines() if line.startswith("computed "))
+    trial.wrong += [f"{what}, {times} times" for what, times in counts.items() if times > 1]
+    trial.completed(COMPUTED)
+    return waiting
+
+
+def _more(trial: Trial, job: Job, count: int) -> list[Child]:
+    return [trial.nursery.start(job.command, job.arguments, trial.folder) for _ in range(count)]
+
+
+def _held(locks: Path, pid: int) -> set[str]:
+    """The digests of the entries that a process has locked, and not kept yet."""
+    held = set()
+    for path in locks.glob("*.lock"):
+        with contextlib.suppress(ValueError):  # it is being written
+            if json.loads(path.read_bytes())["process"] == pid:
+                held.add(path.stem)
+    return held - {file.name for file in entry_files(locks.parents[1])}
 
 
 def locks_left(trial: Trial) -> bool:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from result_files import comparable, key
-
-from ddrank.errors import InputError
-from ddrank.result import Result
-from ddrank.store import entry
-from ddrank.store.survey import CHECKPOINTS, File, survey
 from ddrank.store.verification import problem_of
 
+from .contents import Made, entries, entry_files, half_pictures, left_behind, results, resumptions, whole
 from .nursery import Child, End, Moment, Nursery
 
-FINISHED = ("store/measurements/*/*.json", "store/tensors/*/*.safetensors", "distilled/**/*.safetensors")
-RESULTS = "runs/**/result.json"
-_SUFFERED = (-15, -2, 0, 2, 130, 143)  # the ends that a job may come to that was not killed
+SUFFERED = (0, 2, 130, 143)  # the statuses with which a command may end that something happened to
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Undisturbed:
 
     folder: Path
     entries: dict[str, Any]
-    results: dict[str, dict[str, Any]]
+    results: dict[str, Made]
     end: End
 
 
@@ -51,7 +44,7 @@ class Undisturbed:
 class Trial:
     """One fault. `folder` is where its job works, `aside` where undisturbed ones do.
 
-    A kind begins a job, does to it what it is about, and calls `check` and `completed`; what was lost, is wrong or was
+    A kind begins a job, does to it what it is about, and calls `ended` and `completed`; what was lost, is wrong or was
     not completed is noted here.
     """
 
@@ -75,7 +68,8 @@ class Trial:
             end = self.nursery.start(job.command, job.arguments, folder).end()
             if end.status:
                 raise RuntimeError(f"{job.name} fails undisturbed, with status {end.status}:\n{end.said}")
-            self.known[job.name] = Undisturbed(folder, entries(folder), dict(results(folder)[0]), end)
+            made = {one.key: one for one in results(folder)[0]}
+            self.known[job.name] = Undisturbed(folder, entries(folder), made, end)
         return self.known[job.name]
 
     def a_moment(self, job: Job) -> Moment:
@@ -123,15 +117,18 @@ class Trial:
         """`path` is what the fault itself has spoilt."""
         self._whole.pop(str(path.relative_to(self.folder)), None)
 
-    def suffered(self, end: End) -> bool:
-        """Whether a job that was not killed has ended because of the fault; note where it did not say why."""
-        if end.status not in _SUFFERED or "Traceback" in end.said:
-            self.wrong.append(f"it ended with status {end.status}, and said: {_tail(end.said)}")
-        return end.status != 0
+    def ended(self, job: Job, *ends: End, allowed: Sequence[int] = SUFFERED) -> None:
+        """The processes of the disturbed `job` have come to `ends`: with statuses that are `allowed`, without a
+        traceback; and where one says 0, all that it should have made is there before anything is done again."""
+        for end in ends:
+            if end.status not in allowed or "Traceback" in end.said:
+                self.wrong.append(f"it ended with status {end.status}, and said: {tail(end.said)}")
+        self.check(job, done=sum(end.status == 0 for end in ends))
 
-    def check(self, job: Job | None = None, corrupt: Sequence[Path] = ()) -> None:
+    def check(self, job: Job | None = None, corrupt: Sequence[Path] = (), done: int = 0) -> None:
         """What was whole is there, and all that is there is right, but for the entries that the fault has made
-        `corrupt`: those, and no others, are found."""
+        `corrupt`: those, and no others, are found. And what `job` makes is there, if it was `done`; results that often.
+        """
         now = whole(self.folder)
         for name, content in self._whole.items():
             if name not in now and job is not None and job.after and name not in self.undisturbed(job).entries:
@@ -143,30 +140,31 @@ class Trial:
         found = {file.path for file in entry_files(self.folder) if problem_of(file) is not None}
         for path in sorted(found ^ set(corrupt)):
             self.wrong.append(f"{path.relative_to(self.folder)} is {'' if path in found else 'not found '}corrupt")
-        for path in self.folder.rglob("*.png"):
-            if not path.name.startswith(".") and not path.read_bytes().endswith(b"IEND\xaeB`\x82"):
-                self.wrong.append(f"{path.relative_to(self.folder)} is half a picture")
+        self.wrong += [f"{path.relative_to(self.folder)} is half a picture" for path in half_pictures(self.folder)]
         if job is not None:
-            self._compare(job, aside=set(corrupt), complete=False)
+            self._compare(job, set(corrupt), done)
 
     def completed(self, job: Job) -> End:
-        """Run `job` again: it ends with status 0 and with all that an undisturbed one leaves."""
+        """Run `job` again: it goes on where checkpoints are left, and ends with status 0 and with all that an
+        undisturbed one leaves."""
+        due = Counter(resumptions(self.folder))
         end = self.nursery.start(job.command, job.arguments, self.folder).end()
         if end.status:
-            self.unfinished.append(f"status {end.status}: {_tail(end.said)}")
+            self.unfinished.append(f"status {end.status}: {tail(end.said)}")
             return end
-        self.check(job)
-        self._compare(job, aside=set(), complete=True)
-        for file in entry_files(self.folder):
-            if file.folder in CHECKPOINTS or (file.folder == "tensors" and _waits(file.path)):
-                self.wrong.append(f"{file.path.relative_to(self.folder)} was left behind")
+        for sentence, times in due.items():
+            if end.said.count(sentence) < times:
+                self.wrong.append(f"there was a checkpoint, but it never said: {sentence}")
+        self.check(job, done=1)
+        self.wrong += [f"{path.relative_to(self.folder)} was left behind" for path in left_behind(self.folder)]
         return end
 
-    def _compare(self, job: Job, aside: Set[Path], complete: bool) -> None:
+    def _compare(self, job: Job, aside: Set[Path], done: int) -> None:
         """Compare what is there with what the undisturbed `job` has left."""
         undisturbed = self.undisturbed(job)
-        before = self.undisturbed(job.after).entries if job.after and not complete else {}
-        for name, content in entries(self.folder, aside).items():
+        before = self.undisturbed(job.after).entries if job.after and not done else {}
+        there = entries(self.folder, aside)
+        for name, content in there.items():
             if before.get(name) == content:
                 continue
             if name not in undisturbed.entries:
@@ -175,63 +173,24 @@ class Trial:
                 self.wrong.append(f"{name} differs from the undisturbed job's")
         found, wrong = results(self.folder, aside)
         self.wrong += wrong
-        for name, result in found:
-            if result != undisturbed.results.get(name):
-                self.wrong.append(f"the result of {name} differs: {_difference(result, undisturbed.results.get(name))}")
-        if complete:
-            missing = [*(undisturbed.entries.keys() - entries(self.folder).keys())]
-            missing += undisturbed.results.keys() - dict(found).keys()
-            self.unfinished += [f"{name} was not made" for name in missing]
-
-
-def whole(folder: Path) -> dict[str, str]:
-    """The finished files in the folder of a job, by name, each with its sha256."""
-    paths = [*_finished(folder), *folder.glob(RESULTS)]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def entries(folder: Path, aside: Set[Path] = frozenset()) -> dict[str, Any]:
-    """What lies in the store and as distilled data in the folder of a job, but for the files `aside`, by name, without
-    how long it took."""
-    found = {}
-    for path in _finished(folder):
-        if path in aside:
-            continue
-        if path.suffix == ".json":
-            told = entry.look(path)
-            content = told.key, told.about, {name: part for name, part in told.value.items() if name != "seconds"}
-        else:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-        found[str(path.relative_to(folder))] = content
-    return found
-
-
-def _finished(folder: Path) -> list[Path]:
-    """Entries of the store and distilled data; the weights of students that wait for their test are none."""
-    paths = [path for pattern in FINISHED for path in folder.glob(pattern) if not path.name.startswith(".")]
-    return [path for path in paths if path.parts[-3] != "tensors" or not _waits(path)]
-
-
-def _waits(path: Path) -> bool:
-    try:
-        return entry.look(path).key.get("kind") == "student"
-    except (OSError, ValueError):
-        return False
-
-
-def results(folder: Path, aside: Set[Path] = frozenset()) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
-    """The results in the folder of a job but for the files `aside`, as they are compared, each with its `key`; and what
-    is wrong with the files that hold none."""
-    found, wrong = [], []
-    for path in folder.glob(RESULTS):
-        if path in aside:
-            continue
-        try:
-            result = Result.load(path).to_dict()
-            found.append((key(result), comparable(result)))
-        except InputError as error:
-            wrong.append(str(error))
-    return found, wrong
+        for one in found:
+            right = undisturbed.results.get(one.key)
+            if right is None:
+                self.wrong.append(f"the result of {one.key} is none of the undisturbed job's")
+            elif one.content != right.content:
+                self.wrong.append(f"the result of {one.key} differs: {_difference(one.content, right.content)}")
+        if not done:
+            return
+        if missing := [name for name in undisturbed.entries if name not in there]:
+            self.unfinished.append(
+                f"{missing[-1]} was not made" + f", nor {len(missing) - 1} more" * (len(missing) > 1)
+            )
+        for right in undisturbed.results.values():
+            times = sum(one.key == right.key and one.pictures >= right.pictures for one in found)
+            if times < done:
+                self.unfinished.append(
+                    f"the result of {right.key} was made {times} times with its pictures, not {done}"
+                )
 
 
 def trained(said: str) -> int:
@@ -239,10 +198,9 @@ def trained(said: str) -> int:
     return sum(int(count) for count in re.findall(r"trained (\d+) students", said))
 
 
-def entry_files(folder: Path) -> list[File]:
-    """The entries of the store in the folder of a job, in the order of their names."""
-    root = folder / "store"
-    return sorted(survey(root).entries, key=lambda file: file.path) if root.is_dir() else []
+def tail(said: str) -> str:
+    """The end of what a command said, in a line."""
+    return " | ".join(line for line in said.splitlines()[-3:] if line.strip())[-400:]
 
 
 def _difference(one: Any, other: Any, place: str = "") -> str:
@@ -251,7 +209,3 @@ def _difference(one: Any, other: Any, place: str = "") -> str:
             if one.get(name) != other.get(name):
                 return _difference(one.get(name), other.get(name), f"{place}.{name}")
     return f"{place} is {one}, not {other}"[:200]
-
-
-def _tail(said: str) -> str:
-    return " | ".join(line for line in said.splitlines()[-3:] if line.strip())[-400:]
