@@ -46,7 +46,9 @@ def convert(
     distilled = distilled.placed(space)
     images, *others = (distilled.floats(images) for images in (distilled.images, *distilled.others))
     soft = distilled.soft_labels
-    path = write_distilled(
+    shown = names or tuple(str(label) for label in range(dataset.num_classes))
+    pictures.grid(_shown(images, space), distilled.labels, shown, folder / "grid.png")
+    path = write_distilled(  # the last: where it is, all has been made
         folder,
         images,
         distilled.labels,
@@ -63,8 +65,6 @@ def convert(
             "converted_from": {"format": found.format, "sha256": distilled.sha256, "files": _files(found)},
         },
     )
-    shown = names or tuple(str(label) for label in range(dataset.num_classes))
-    pictures.grid(_shown(images, space), distilled.labels, shown, folder / "grid.png")
     return path, distilled
 
 

@@ -94,7 +94,8 @@ def _relabel(
         else:
             soft = _labelled(samples, teachers, display)
     kind = placed.stored_kind if views else "logits"
-    path = write_distilled(
+    pictures.grid(placed.shown(space), placed.labels, real.class_names, folder / "grid.png")
+    path = write_distilled(  # the last: where it is, all has been made
         folder,
         written,
         placed.labels,
@@ -104,7 +105,6 @@ def _relabel(
         | ({} if soft is None else {"soft_labels": kind})
         | {"relabelled": by | {"from": {"format": found.format, "sha256": distilled.sha256}}},
     )
-    pictures.grid(placed.shown(space), placed.labels, real.class_names, folder / "grid.png")
     return path, views
 
 

@@ -1,4 +1,4 @@
-"""The store, looked at and left as it is."""
+"""The store, looked at: nothing is added to it, and nothing goes."""
 
 from __future__ import annotations
 
