@@ -32,6 +32,7 @@ _IMPORTED = (
     "safetensors.torch",
 )  # fmt: skip
 _OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.utime", "os.chmod"}
+_UNKNOWN = 255  # the status of a child of which the system does not tell it
 _LOOK = 0.002  # seconds between two looks at a child
 _LOOKS = 20  # after which a child that was asleep at all of them waits for something
 
@@ -135,8 +136,11 @@ class Child:
                 self.kill_all()
             time.sleep(_LOOK)
         if self._end is None:
-            status, seconds, operations = self._nursery.ask(end=self.pid)
-            self._end = End(status, self._log.read_text(errors="replace"), seconds, operations)
+            answer, said = self._nursery.ask(end=self.pid), self._log.read_text(errors="replace")
+            if isinstance(answer, str):
+                self._end = End(_UNKNOWN, said, 0.0, 0)
+                raise RuntimeError(f"nobody knows how process {self.pid} has ended ({answer}); it said: {said[-300:]}")
+            self._end = End(answer[0], said, *answer[1:])
         return self._end
 
     @property
@@ -211,10 +215,14 @@ def _serve() -> None:
             answer: Any = pid
         else:
             pid = request["end"]
-            _, status, used = os.wait4(pid, 0)
-            with open(counts.pop(pid), "rb") as count:
-                operations = len(count.read())
-            answer = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, operations
+            try:
+                _, status, used = os.wait4(pid, 0)
+            except ChildProcessError as error:
+                answer = str(error)
+            else:
+                with open(counts.pop(pid), "rb") as count:
+                    operations = len(count.read())
+                answer = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, operations
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

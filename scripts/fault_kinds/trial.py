@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ddrank.store.lock import FOLDER
 from ddrank.store.verification import problem_of
 
 from .contents import Made, entries, entry_files, half_pictures, left_behind, results, resumptions, whole
@@ -145,8 +147,11 @@ class Trial:
             self._compare(job, set(corrupt), done)
 
     def completed(self, job: Job) -> End:
-        """Run `job` again: it goes on where checkpoints are left, and ends with status 0 and with all that an
-        undisturbed one leaves."""
+        """Run `job` again, some time later: it goes on where checkpoints are left, and ends with status 0 and with all
+        that an undisturbed one leaves."""
+        for lock in (self.folder / "store" / FOLDER).glob("*.lock"):
+            if not lock.stat().st_size:  # made and not yet written: some seconds later, nobody's
+                os.utime(lock, (0, 0))
         due = Counter(resumptions(self.folder))
         end = self.nursery.start(job.command, job.arguments, self.folder).end()
         if end.status:
