@@ -23,7 +23,7 @@ from faults import Campaign, share, table
 
 from ddrank import launchers
 from ddrank.checkpoint import Checkpoint
-from ddrank.store import Store
+from ddrank.store import Store, digest
 
 FAULTS = {
     "keep-killed": 7,
@@ -118,7 +118,8 @@ def a_picture_of_a_run_missing(trial: Trial) -> bool:
 
 def a_checkpoint_that_nobody_goes_on_from(trial: Trial) -> bool:
     trial.finished_before(COMPUTED)
-    Checkpoint(trial.folder / f"store/training/ab/{64 * 'a'}.pt").keep({"epoch": 3, "batch": 1})
+    key = {"kind": "accuracy", "seed": -1}
+    Checkpoint(trial.folder / f"store/training/ab/{digest(key)}.pt", key).keep({"epoch": 3, "batch": 1})
     trial.completed(COMPUTED)
     return True
 
