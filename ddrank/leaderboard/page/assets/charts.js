@@ -106,9 +106,16 @@ function update(known) {
   return changed && known.view.runAsync();
 }
 
+// The browser's own clicks are lost where the chart is drawn anew, and with it the mark, between press and release.
+let pressed = null; // the id of the entry whose mark the pointer was pressed on
+addEventListener("pointerdown", () => (pressed = null), true);
+
 function listen(view, on) {
   const id = (item) => item?.datum?.id ?? item?.datum?.datum?.id ?? null;
-  view.addEventListener("click", (_, item) => id(item) !== null && on.select(id(item)));
+  view.addEventListener("pointerdown", (event, item) => {
+    pressed = event.button === 0 ? id(item) : null;
+  });
+  view.addEventListener("pointerup", (_, item) => pressed !== null && pressed === id(item) && on.select(pressed));
   view.addEventListener("pointermove", (event, item) => on.hover(id(item), event));
   view.addEventListener("pointerout", () => on.hover(null));
 }
