@@ -15,12 +15,14 @@ from ddrank.errors import InputError
 
 
 def register() -> None:
-    """Make the schemas known to Hydra, under the names that conf/*.yaml begin with, and `case` to defaults lists."""
+    """Make the schemas known to Hydra, under the names that conf/*.yaml begin with, and what conf/ reckons with."""
     store = ConfigStore.instance()
     store.store(name="evaluation_schema", node=Evaluation)
     store.store(name="distillation_schema", node=Distillation)
     store.store(name="examination_schema", node=Examination)
     OmegaConf.register_new_resolver("case", _case, replace=True)
+    OmegaConf.register_new_resolver("quotient", lambda dividend, divisor: dividend / divisor, replace=True)
+    OmegaConf.register_new_resolver("whole_quotient", lambda dividend, divisor: dividend // divisor, replace=True)
 
 
 def _case(choice: str | int, options: dict[str | int, str], otherwise: str) -> str:
