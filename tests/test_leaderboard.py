@@ -258,6 +258,20 @@ class TestMerging:
         assert len(found) == 2
         assert label in found
 
+    def test_augmentations_in_another_order_divide(self, tmp_path):
+        view, mix = {"view": {"_target_": "Views"}}, {"mixup": {"_target_": "MixUp"}}
+        orders = ({"name": "none"} | view | mix, {"name": "none"} | mix | view)
+        put(tmp_path, *(configured(result(seeds=[seed]), aug=aug) for seed, aug in enumerate(orders)))
+        (found,) = names(Ranking.from_runs([tmp_path]))
+        assert len(found) == 2
+
+    @pytest.mark.parametrize(
+        "other", [{"dataset__real__epochs": 1}, {"dataset__size": 64}, {"protocol__lrs": [0.1]}], ids=str
+    )
+    def test_what_has_another_real_hard_is_ranked_apart(self, tmp_path, other):
+        put(tmp_path, result(), configured(result(), **other))
+        assert len(Ranking.from_runs([tmp_path]).groups) == 2
+
     def test_a_setting_that_only_one_of_them_has_is_shown_as_unset(self, tmp_path):
         put(tmp_path, result(), configured(result(), method__temperature=4.0))
         assert "dm (method.temperature=unset)" in names(Ranking.from_runs([tmp_path]))[0]

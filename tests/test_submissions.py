@@ -472,7 +472,7 @@ class TestSchema:
             for rule in result["config"]["properties"]["protocol"]["allOf"]
         }
         for config in configs:
-            assert len(rules[config.name]) == 3
+            assert len(rules[config.name]) == 2
             for key, rule in rules[config.name].items():
                 assert config[key] == rule["const"]
 

@@ -34,10 +34,15 @@ IGNORED = (
     "engine.devices",  # in a result's environment, where there are several: `auto` is as many as there are
     "engine.nodes",
     "plan",
+    "protocol.per_seed",  # in results of earlier versions, where it changed nothing
 )
-# What has to agree for results of one dataset, IPC, model and protocol to be compared, besides the model's settings: a
-# model's name does not tell its width, nor a protocol's name that a rate was chosen on the test set all the same.
-CHOICES = ("protocol.select_on", "protocol.per_seed", "protocol.best_checkpoint")
+# What has to agree for results of one dataset, IPC, model and protocol to be compared: a model's name does not tell its
+# width, a dataset's not how long its real data were trained, nor a protocol's that a rate was chosen on the test set
+# all the same. Names of settings, or their beginnings.
+COMPARED = (
+    *("model.", "dataset.size", "dataset.real.", "dataset.validation."),
+    *("protocol.select_on", "protocol.best_checkpoint", "protocol.lrs"),
+)
 FIELDS = ("method", "dataset", "ipc", "model", "aug", "criterion", "labels", "protocol")
 
 # Differences that a name already tells: where `aug` differs, so do the settings below it.
@@ -53,13 +58,15 @@ def configuration(result: Result) -> dict[str, str]:
     fields["teachers"] = str(result.distilled.get("teachers", ""))
     if (devices := result.environment.get("devices", 1)) != 1:
         fields["devices"] = _text(devices)
+    if len(parts := [name for name, part in result.config.get("aug", {}).items() if isinstance(part, Mapping)]) > 1:
+        fields["aug.order"] = _text(parts)
     fields["arms"] = " ".join(f"{name}:{arm.source}" for name, arm in sorted(result.arms.items()))
     return fields | {key: value for key, value in _settings(result) if key not in fields}
 
 
 def comparability(result: Result) -> dict[str, str]:
     """The settings that results of one ranking have in common besides their dataset, IPC, model and protocol."""
-    return {key: value for key, value in _settings(result) if key in CHOICES or key.startswith("model.")}
+    return {key: value for key, value in _settings(result) if key.startswith(COMPARED)}
 
 
 def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:
