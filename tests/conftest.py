@@ -35,9 +35,9 @@ class Outcome:
     out: str
     err: str
 
-    def sentence(self) -> str:
-        """The one line of an error in the input: no traceback, exit status 2."""
-        assert self.code == 2, self.err
+    def sentence(self, code: int = 2) -> str:
+        """The one line of an error, by default one in the input: no traceback, exit status 2."""
+        assert self.code == code, self.err
         assert "Traceback" not in self.err
         lines = [line for line in self.err.splitlines() if line.startswith("ddrank: ")]
         assert len(lines) == 1, self.err
