@@ -80,21 +80,22 @@ def arms(
         if labels != "single":
             return hard(seed)
         samples = hard(seed)
-        return replace(samples, soft=labelled(samples) if method.relabel else distilled.soft_labels)
+        return labelled(samples) if method.relabel else replace(samples, soft=distilled.soft_labels)
 
     def viewed(seed: int) -> Samples:
         return replace(distilled.samples(seed), views=views)
 
-    def labelled(samples: Samples) -> torch.Tensor:
+    def labelled(samples: Samples) -> Samples:
         starts = range(0, len(samples), LABELLED_AT_ONCE)
-        return torch.cat([teachers.label(samples.floats(slice(at, at + LABELLED_AT_ONCE))) for at in starts])
+        soft = torch.cat([teachers.label(samples.floats(slice(at, at + LABELLED_AT_ONCE))) for at in starts])
+        return replace(samples, soft=soft, soft_from=teachers.fingerprint)
 
     # A draw and its labels serve all learning rates of a seed, with and without augmentation.
     @lru_cache(maxsize=8)
     def drawn(seed: int) -> Samples:
         generator = torch.Generator().manual_seed(derived_seed(seed, "random images"))
         images = space.samples(real.draw(config.ipc, generator, pool))
-        return replace(images, soft=labelled(images)) if labels == "single" else images
+        return labelled(images) if labels == "single" else images
 
     @lru_cache(maxsize=1)
     def everything() -> Samples:
@@ -110,7 +111,7 @@ def arms(
         criterion=criterion,
         aug=aug,
         teachers=teachers if labels == "multi" else None,
-        lr=method.lr if distilled.lr is None else distilled.lr,
+        lr=distilled.lr if method.lr is None else method.lr,
     )
     stored = {"source": "distilled, stored views", "samples": viewed, "aug": NO_AUG, "teachers": None, "views": views}
     random = replace(synthetic, name="rdm_any", source=f"random, {labels} labels", samples=drawn, lr=None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import inspect
 import re
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -28,6 +30,37 @@ def unnamed(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain(config).items() if key != "name"}
 
 
+def identity(config: Any) -> Any:
+    """What stands for a component in keys: its config without display names, and of every class or function that is
+    not of ddrank the sha256 of the file that it is in, so that whoever edits it gets other numbers."""
+    if isinstance(config, list):
+        return [identity(value) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    content = {key: identity(value) for key, value in unnamed(config).items()}
+    target = str(content.get("_target_", "ddrank."))
+    return content if target.startswith("ddrank.") else content | {"code": _code(target)}
+
+
+def identities(group: Mapping[str, Any] | DictConfig) -> list[Any]:
+    """What stands for a group of several components: each one's identity, in their order."""
+    return list(identity(unnamed(group)).values())
+
+
+def _code(path: str) -> str | None:
+    """The sha256 of the file with the source of what a dotted path names; none where there is no such file."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(_named(path)))
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (ImportError, AttributeError, ValueError, TypeError, OSError):
+        return None  # compiled, or made as the program runs; what cannot be imported is refused where it is built
+
+
+def _named(path: str) -> Any:
+    module, _, attribute = path.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> Any:
     """Call the class or function that `_target_` names with the other keys and with `given`.
 
@@ -40,9 +73,8 @@ def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> A
     path = arguments.pop("_target_", None)
     if path is None:
         raise InputError(f"{where} has no _target_: choose one of its group's options on the command line")
-    module, _, attribute = str(path).rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), attribute)
+        target = _named(str(path))
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{where}._target_ is {path!r}, which cannot be imported ({error})") from error
     if not callable(target):

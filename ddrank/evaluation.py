@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -72,13 +74,24 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
 
 def looked_through(distilled: DistilledDataset, config: DictConfig, display: Display) -> StoredViews | None:
     """Say what is noteworthy about the distilled data, and read the views that are stored beside them, if asked for."""
-    for note in distilled.notes:
+    for note in [*distilled.notes, *_unused(config, distilled)]:
         display.say(f"{distilled.path}: {note}")
     if distilled.others and distilled.soft_labels is not None:
         raise InputError(f"{distilled.path} holds several sets of images, but soft labels for one: keep one set")
-    if distilled.soft_labels is not None and config.method.labels == "hard":
-        display.say(f"{distilled.path} has soft labels, which method.labels=hard leaves unused")
     return _stored_views(config, distilled, display)
+
+
+def _unused(config: DictConfig, distilled: DistilledDataset) -> Iterator[str]:
+    """What comes with the distilled data that the settings leave unused, in words."""
+    method = config.method
+    if distilled.soft_labels is not None and (method.labels != "single" or method.relabel):
+        why = "method.relabel=true" if method.labels == "single" else f"method.labels={method.labels}"
+        yield f"its soft labels are left unused, by {why}"
+    if None not in (distilled.lr, method.lr) and not math.isclose(distilled.lr, method.lr, rel_tol=1e-6):
+        yield (
+            f"its learning rate {distilled.lr:g} is left unused, by method.lr={method.lr:g}; "
+            "method.lr=null would take it"
+        )
 
 
 def spaces(config: DictConfig, distilled: DistilledDataset, real: RealDataset, store: Store) -> tuple[Space, Space]:
@@ -192,7 +205,7 @@ def _fitting(views: StoredViews | None, config: DictConfig, teachers: Teachers |
     if views is None or config.method.trust:
         return views
     for key, now, setting in (
-        ("aug", build.unnamed(config.aug), "aug"),
+        ("aug", build.identities(config.aug), "aug"),
         ("teachers", teachers.fingerprint, "method.teachers"),
     ):
         if views.about.get(key, now) != now:

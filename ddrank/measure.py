@@ -54,6 +54,7 @@ class Measurer:
         self._real, self._store, self._engine, self._display = real, store, engine, display
         self._protocol = config.protocol
         self._model = build.plain(config.model)
+        self._architecture = build.identity(self._model)
         self._test_every = config.protocol.test_every.get(config.method.labels)
         self._sets: dict[tuple[Space, str], Samples] = {}
         self._fingerprints: dict[tuple[str, Space, int], str] = {}
@@ -136,7 +137,7 @@ class Measurer:
             lr,
             "validation accuracy",
             validation,
-            key=self._key(arm, seed, lr) | {"tested_on": validation.fingerprint},
+            key=self._validation_key(arm, seed, lr),
             assignment=lambda: self._assignment(arm, seed, lr, validation, keep_weights=True),
             value=keep,
         )
@@ -169,8 +170,7 @@ class Measurer:
 
     def _tuned(self, arm: Arm, seed: int, lr: float, outcome: Outcome) -> dict[str, Any]:
         """The test of the tuning seed's student, which was trained for the choice of the learning rate."""
-        validation = self._real_set(arm.space, "validation")
-        known = self._store.lookup(self._key(arm, seed, lr) | {"tested_on": validation.fingerprint}) or {}
+        known = self._store.lookup(self._validation_key(arm, seed, lr)) or {}
         return {"losses": [], "tests": [], "seconds": 0.0} | known | {"accuracy": outcome.accuracy}
 
     def _task(self, arm: Arm, seed: int, lr: float, what: str, tests: Samples, **rest: Any) -> Task:
@@ -209,10 +209,10 @@ class Measurer:
         return {
             "kind": "accuracy",
             "version": VERSION,
-            "model": build.unnamed(self._model),
-            "training": arm.training.effective(),
-            "criterion": dict(arm.criterion),
-            "aug": dict(arm.aug),
+            "model": self._architecture,
+            "training": arm.training.effective(arm.count),
+            "criterion": build.identity(arm.criterion),
+            "aug": build.identities(arm.aug),
             "teachers": arm.teachers.fingerprint if arm.teachers else None,
             **self._engine.in_key(arm.training.batch_size, arm.count, arm.views),
         }
@@ -220,8 +220,11 @@ class Measurer:
     def _key(self, arm: Arm, seed: int, lr: float) -> dict[str, Any]:
         return self._recipe(arm) | {"train": self._fingerprint(arm, seed), "lr": lr, "seed": seed}
 
+    def _validation_key(self, arm: Arm, seed: int, lr: float) -> dict[str, Any]:
+        return self._key(arm, seed, lr) | {"tested_on": self._real_set(arm.space, "validation").fingerprint}
+
     def _weights_key(self, arm: Arm, seed: int, lr: float) -> dict[str, Any]:
-        return self._key(arm, seed, lr) | {"kind": "student"}
+        return self._validation_key(arm, seed, lr) | {"kind": "student"}
 
     def _fingerprint(self, arm: Arm, seed: int) -> str:
         """That of an arm's training samples for a seed; kept, since it takes a while."""

@@ -43,12 +43,13 @@ class Training:
     gamma: float
     cosine_span: float
 
-    def effective(self) -> dict[str, Any]:
-        """The settings that the chosen optimizer and schedule read, for the keys of measurements."""
+    def effective(self, count: int) -> dict[str, Any]:
+        """The settings that the chosen optimizer and schedule read, for the keys of measurements on `count` images."""
         unused = {"betas"} if self.optimizer == "sgd" else {"momentum"}
         unused |= {"step_size", "gamma"} if self.schedule != "step" else set()
         unused |= {"cosine_span"} if self.schedule != "cosine" else set()
-        return {name: value for name, value in vars(self).items() if name not in unused}
+        used = {name: value for name, value in vars(self).items() if name not in unused}
+        return used | {"batch_size": min(self.batch_size, count)}
 
     @classmethod
     def of(cls, config: Any) -> Training:

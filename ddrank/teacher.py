@@ -95,17 +95,17 @@ class TeacherRoom:
         return network, digest(key)
 
     def _key(self, model: dict[str, Any], space: Space, seed: int) -> dict[str, Any]:
-        teacher = self._config.dataset.teacher
+        teacher, samples = self._config.dataset.teacher, self._samples(space)
         return {
             "kind": "teacher",
             "version": VERSION,
-            "train": self._samples(space).fingerprint,
-            "model": build.unnamed(model),
-            "training": Training.of(teacher).effective(),
-            "aug": build.unnamed(teacher.aug),
+            "train": samples.fingerprint,
+            "model": build.identity(model),
+            "training": Training.of(teacher).effective(len(samples)),
+            "aug": build.identities(teacher.aug),
             "lr": teacher.lr,
             "seed": seed,
-            **self._engine.in_key(teacher.batch_size, len(self._samples(space))),
+            **self._engine.in_key(teacher.batch_size, len(samples)),
         }
 
     def _about(self, model: dict[str, Any]) -> dict[str, str]:
@@ -174,7 +174,7 @@ class TeacherRoom:
         digests = {
             name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in network.state_dict().items()
         }
-        return network, digest({"weights": digests, "model": build.unnamed(model)})
+        return network, digest({"weights": digests, "model": build.identity(model)})
 
 
 def _own_name(name: str, own: Mapping[str, Tensor]) -> str:

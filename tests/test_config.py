@@ -19,7 +19,8 @@ from ddrank.errors import InputError
 
 CONF = schema.folder()
 DATASETS = ("digits", "mnist5k", "shapes", "cifar10", "cifar100")
-LATER = ("tinyimagenet", "imagenet1k")  # recipes are here, the datasets come later
+SUBSETS = ("imagenette", "imagewoof", "imagefruit", "imagemeow", "imagesquawk", "imageyellow")
+LATER = ("tinyimagenet", "imagenet1k")  # recipes of data that tests do not have
 
 
 def options(group: str) -> list[str]:
@@ -176,9 +177,36 @@ def test_every_recipe_is_of_a_method_and_a_dataset_and_is_found_by_them():
     for recipe in options("recipe"):
         method, _, dataset = recipe.partition("-")
         assert method in METHODS
-        assert dataset in (*DATASETS, *LATER)
+        assert dataset in (*DATASETS, *LATER, *SUBSETS)
     assert composed("method=sre2l", "dataset=cifar10").method.temperature == 30.0  # the recipe's; the method's is 20
     assert composed("method=random", "dataset=cifar10").train.epochs == 1000  # has no recipe
+
+
+@pytest.mark.parametrize("dataset", SUBSETS)
+def test_the_imagenet_subsets_have_the_papers_settings(dataset):
+    mtt = [composed("method=mtt", f"dataset={dataset}", f"ipc={ipc}").method.distiller for ipc in (1, 10)]
+    assert [(one.syn_steps, one.expert_epochs, one.max_start_epoch, one.lr_img, one.lr_lr) for one in mtt] == [
+        (20, 2, 10, 1e3, 1e-6)
+    ] * 2
+    assert [one.syn_batch for one in mtt] == [None, 20]
+    rded = composed("method=rded", f"dataset={dataset}")
+    shuffle, crop, _ = rded.aug.view.transforms
+    assert rded.method.distiller.factor == shuffle.ShufflePatches.factor == 2
+    assert list(crop.RandomResizedCrop.scale) == [0.5, 1.0]
+
+
+def test_views_fit_the_size_of_images():
+    for dataset, roll, area in (
+        ("mnist", 4, 0.5),
+        ("svhn", 4, 0.08),
+        ("imagenette", 18, 0.08),
+        ("imagenet1k", 32, 0.08),
+    ):
+        sre2l = composed("method=sre2l", f"dataset={dataset}").method.distiller
+        assert (list(sre2l.roll), list(sre2l.crop)) == ([0, roll], [area, 1.0])
+    for dataset in ("cifar10", "imagenet1k"):  # as ddranking's recipes have it
+        shuffle, crop, _ = composed("method=rded", f"dataset={dataset}").aug.view.transforms
+        assert (shuffle.ShufflePatches.factor, list(crop.RandomResizedCrop.scale)) == (1, [1.0, 1.0])
 
 
 # --- the published settings (DD-Ranking's recipe files, commit 9ee9a165) ---
@@ -306,12 +334,8 @@ def test_published_training_on_the_real_data(dataset):
 def test_protocols_say_how_learning_rates_and_checkpoints_are_chosen():
     strict, reference = composed().protocol, composed("protocol=ddranking").protocol
     assert list(strict.lrs) == list(reference.lrs) == [0.001, 0.005, 0.01, 0.05, 0.1]
-    assert (strict.select_on, strict.per_seed, strict.best_checkpoint, strict.real.search) == (
-        *("validation", False, False, True),
-    )
-    assert (reference.select_on, reference.per_seed, reference.best_checkpoint, reference.real.search) == (
-        *("test", True, True, False),
-    )
+    assert (strict.select_on, strict.best_checkpoint, strict.real.search) == ("validation", False, True)
+    assert (reference.select_on, reference.best_checkpoint, reference.real.search) == ("test", True, False)
     assert dict(reference.test_every) == {"hard": 10, "single": 20, "multi": 20}
     full, half = (composed("method=sre2l", "dataset=cifar10", f"protocol={name}") for name in ("strict", "ddranking"))
     assert (full.train.cosine_span, half.train.cosine_span) == (1.0, 0.5)

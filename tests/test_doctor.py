@@ -912,7 +912,7 @@ def test_the_nearest_real_image_is_found(clinics):
     [(None, None), (0.01, None), (10.0, None), (11.0, "lr-unusual"), (101.0, "lr-large"), (0.0, "lr-invalid")],
 )
 def test_learning_rates(lr, kind):
-    assert [finding.kind for finding in rate.check_rate(lr, stored=True)] == ([kind] if kind else [])
+    assert [finding.kind for finding in rate.check_rate(lr)] == ([kind] if kind else [])
 
 
 def test_a_finding_is_one_sentence():

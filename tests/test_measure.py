@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from conftest import QUICK, results
 
 from ddrank.arms import arms as build_arms
@@ -185,3 +186,37 @@ def test_settings_that_change_nothing_are_no_part_of_a_key(command):
 def test_a_later_tuning_seed_is_not_trained_twice(command):
     assert "trained 10 students" in command("run", *QUICK, "seed=1").err  # tuned on seed 0, tested on seed 1
     assert "trained 0 students" in command("run", *QUICK, "seed=0").err
+
+
+def test_a_given_learning_rate_wins_over_the_files_and_what_is_left_unused_is_said(command, tmp_path):
+    (tmp_path / "ours").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in (("images", torch.randn(10, 1, 8, 8, generator=generator)), ("lr", torch.tensor(0.02))):
+        torch.save(tensor, tmp_path / "ours" / f"{name}.pt")
+    data = [*QUICK[:-1], "method=custom", f"method.data={tmp_path}/ours"]
+    assert "unused" not in command("run", *data).err
+    assert "unused" not in command("run", *data, "method.lr=0.02").err
+    given = command("run", *data, "method.lr=0.5").err
+    assert "its learning rate 0.02 is left unused, by method.lr=0.5; method.lr=null would take it" in given
+    assert [result["arms"]["syn_any"]["lr"] for result in results(tmp_path)] == [
+        *([pytest.approx(0.02)], [pytest.approx(0.02)], [0.5])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "by"),
+    [
+        (["method.labels=hard"], "method.labels=hard"),
+        (["method.labels=single", "method.relabel=true", "criterion=kl"], "method.relabel=true"),
+        (["method.labels=multi", "criterion=kl"], "method.labels=multi"),
+    ],
+    ids=["hard", "relabelled", "multi"],
+)
+def test_soft_labels_that_are_left_unused_are_said(command, tmp_path, settings, by):
+    (tmp_path / "ours").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    images, soft = torch.randn(10, 1, 8, 8, generator=generator), 5 * torch.eye(10)
+    torch.save(images, tmp_path / "ours" / "images.pt")
+    torch.save(soft, tmp_path / "ours" / "labels.pt")
+    outcome = command("run", *QUICK[:-1], "method=custom", f"method.data={tmp_path}/ours", *settings)
+    assert f"its soft labels are left unused, by {by}" in outcome.err, outcome.err

@@ -75,7 +75,7 @@ class Dataset:
     convnet_depth: int = 3
     crop_padding: int = 4
     crop_area: float = 0.08  # of the views of random resized crops: the least part of an image
-    rded_factor: int = 1
+    rded_factor: int = 1  # images of RDED are made of so many patches by so many, which its views shuffle
     real_hard_reference: Any = None  # {model: accuracy}: published ones (fractions), not measured anew
     validation: Validation = field(default_factory=Validation)
     student: Student = field(default_factory=Student)
@@ -103,7 +103,7 @@ class Method:
     trust: bool = False  # evaluate even what looks wrong (see ddrank.doctor)
     relabel: bool = False  # labels=single: label the images with the teachers instead of reading stored labels
     stored_views: bool = False  # labels=multi: train on the views and labels stored beside the images
-    lr: float | None = None  # a learning rate that belongs to the distilled data; its file may hold one too
+    lr: float | None = None  # the learning rate that belongs to the distilled data; null: the one in its file, if any
     temperature: float = 1.0
     teachers: list[str] = field(default_factory=lambda: ["convnet"])  # names of conf/model, averaged where several
     teacher_weights: list[str] = field(default_factory=list)  # state_dict files, one for each teacher; none: trained
@@ -126,8 +126,7 @@ class Protocol:
 
     name: str = MISSING
     select_on: str = "validation"  # or test
-    per_seed: bool = False  # search the learning rate anew for each seed
-    tuning_seed: int = 0  # where it is searched once
+    tuning_seed: int = 0  # of the students among which the learning rate is chosen on the validation split
     lrs: list[float] = MISSING
     best_checkpoint: bool = False  # take the best of the accuracies seen during training, else the last
     test_every: dict[str, int] = field(default_factory=dict)  # epochs between tests, by kind of labels

@@ -59,6 +59,7 @@ class DistilledDataset:
         sha256: of that file; of several, of their sha256s in order.
         format: which reader read it (`ddrank.data.readers.FORMATS`).
         notes: what was concluded about the data, in words.
+        whitened: the fit (`Space.fitted`) of the whitening that was done here, of images that were stored as pixels.
     """
 
     images: Tensor
@@ -77,6 +78,7 @@ class DistilledDataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    whitened: str | None = None
 
     def set_for(self, seed: int) -> Tensor:
         """The images (N, C, H, W), as they are kept, that the students of `seed` are trained on."""
@@ -84,7 +86,9 @@ class DistilledDataset:
 
     def samples(self, seed: int) -> Samples:
         """The images that the students of `seed` are trained on, with their class indices."""
-        return Samples(self.set_for(seed), self.labels, mean=self.mean, std=self.std)
+        number = seed % (1 + len(self.others))
+        computed_from = self.whitened and f"set {number} of {self.sha256} in {self.whitened}"
+        return Samples(self.set_for(seed), self.labels, mean=self.mean, std=self.std, images_from=computed_from)
 
     def floats(self, images: Tensor) -> Tensor:
         """Some of the images as float32 in `space`."""
@@ -97,7 +101,8 @@ class DistilledDataset:
         if self.pixels and self.images.dtype == torch.uint8 and space.zca_matrix is None:
             return replace(self, mean=space.mean, std=space.std, space=space.name, pixels=False)
         if self.pixels:
-            return self._with_images(lambda images: space.forward(_as_floats(images)), space.name)
+            placed = self._with_images(lambda images: space.forward(_as_floats(images)), space.name)
+            return replace(placed, whitened=space.fitted)
         if self.constants is None or space.name != "normalized" or self.constants == (space.mean, space.std):
             return self
         theirs = Space("normalized", *self.constants)

@@ -74,6 +74,8 @@ class Samples:
         soft: float32 (N, classes), the logits of soft labels, where there are any.
         mean, std: per-channel constants with which uint8 pixels are normalised as a batch is drawn; empty for float32.
         views: those that a network is trained on, batch by batch and with labels of their own, where they are stored.
+        images_from, soft_from: what the images, or the soft labels, were computed from, where their last digits are the
+            machine's (number of threads, device): in words that stand for them in the fingerprint.
     """
 
     images: Tensor | Rows | Files
@@ -82,6 +84,8 @@ class Samples:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     views: StoredViews | None = None
+    images_from: str | None = None
+    soft_from: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,7 +102,7 @@ class Samples:
     def __getitem__(self, index: Tensor) -> Samples:
         """The samples at `index` (int64 (n,))."""
         soft = None if self.soft is None else self.soft[index]
-        return replace(self, images=_subset(self.images, index), labels=self.labels[index], soft=soft, views=None)
+        return Samples(_subset(self.images, index), self.labels[index], soft, self.mean, self.std)
 
     def to(self, device: torch.device | str) -> Samples:
         """The same samples on `device`."""
@@ -147,10 +151,11 @@ class Samples:
         checksums are kept under the data folder, each with the file's name, size and time of last change.
         """
         digest = hashlib.sha256(repr((self.mean, self.std)).encode())
-        for tensor in (self.images, self.labels, self.soft):
+        parts = ((self.images, self.images_from), (self.labels, None), (self.soft, self.soft_from))
+        for tensor, computed_from in parts:
             if tensor is not None:
                 digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-                for chunk in _content(tensor):
+                for chunk in _content(tensor) if computed_from is None else [computed_from.encode()]:
                     digest.update(chunk)
         if self.views is not None:
             digest.update(self.views.sha256.encode())

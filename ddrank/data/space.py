@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddrank.data.samples import Samples, normalize
 from ddrank.errors import InputError
+from ddrank.store.entry import digest
 
 MOST_WHITENED = 3 * 64 * 64
 
@@ -20,6 +21,9 @@ class Space:
 
     `normalized`: (pixels - mean) / std per channel. `zca`: (x - mu) T over all pixels of an image (see `fit_zca`), no
     further normalisation. `pixel`: pixels in [0, 1] as they are.
+
+    `fitted`: the key of a whitening's fit in the store, which stands for it in fingerprints: the matrix's last digits
+    are those of the machine that fitted it.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Space:
     std: tuple[float, ...] = ()
     zca_mean: Tensor | None = None
     zca_matrix: Tensor | None = None
+    fitted: str | None = None
 
     def samples(self, raw: Samples) -> Samples:
         """Real samples (uint8 or float pixels) brought into this space.
@@ -34,7 +39,8 @@ class Space:
         uint8 pixels stay uint8 where normalising each batch gives the same numbers.
         """
         if self.name == "zca":
-            return replace(raw, images=self.forward(raw.floats()))
+            computed_from = self.fitted and f"{raw.fingerprint} in {self.fitted}"
+            return replace(raw, images=self.forward(raw.floats()), images_from=computed_from)
         if raw.images.dtype == torch.uint8:
             return replace(raw, mean=self.mean, std=self.std)
         return replace(raw, images=self.forward(raw.floats()))
@@ -103,4 +109,4 @@ def fit_space(name: str, raw_train: Samples, mean: tuple[float, ...], std: tuple
         return {"mean": zca_mean, "matrix": matrix}
 
     fitted = store.tensors(key, fit)
-    return Space(name, zca_mean=fitted["mean"], zca_matrix=fitted["matrix"])
+    return Space(name, zca_mean=fitted["mean"], zca_matrix=fitted["matrix"], fitted=digest(key))

@@ -65,7 +65,7 @@ class Experts:
 
     def __init__(self, task: Task, recipe: ExpertRecipe, count: int, last: int):
         self._task, self._recipe, self._count, self._last = task, recipe, count, last
-        self._architecture = build.unnamed(task.architecture(recipe.model))
+        self._architecture = build.identity(task.architecture(recipe.model))
         self._read: OrderedDict[int, Tensor] = OrderedDict()
 
     def __getitem__(self, number: int) -> Tensor:

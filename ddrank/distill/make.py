@@ -259,7 +259,7 @@ def _draw(made: Distilled, record: Record, task: Task, folder: Path) -> None:
 def _networks(config: DictConfig, distiller: Distiller) -> dict[str, Any]:
     """What the networks of a distiller are and, where it wants them trained, how."""
     name = config.method.distiller.get("model")
-    model = {} if name is None else {"model": build.unnamed(model_named(name, config))}
+    model = {} if name is None else {"model": build.identity(model_named(name, config))}
     if not distiller.wants_trained:
         return model
     teachers, files = list(config.method.teachers), list(config.method.teacher_weights)

@@ -169,7 +169,7 @@ def _labelled_views(
         )
     count, batch_size = config.relabel.views, config.train.batch_size
     about = {
-        "aug": build.unnamed(config.aug),
+        "aug": build.identities(config.aug),
         "batch_size": batch_size,
         "seed": config.seed,
         "teachers": teachers.fingerprint,

@@ -63,7 +63,7 @@ def examine(
     found, findings = _taken(found, config, real)
     images = as_pixels(found.images)
     findings += counts.check_dataset(found.metadata.get("dataset"), dataset.name)
-    findings += rate.check_rate(method.lr if found.lr is None else found.lr, found.lr is not None)
+    findings += rate.check_rate(found.lr if method.lr is None else method.lr)
     resize = method.resize and _said_space(found, config) != "zca"
     findings += soft.check_presence(found.soft_labels, method.labels, method.relabel)
     if problems := counts.check_shape(images, dataset.channels, dataset.size, resize):

@@ -38,7 +38,7 @@ def cannot_be_right(distilled: DistilledDataset, config: DictConfig, real: RealD
         # constant sum are odd, but may be meant: a multiple of one-hot labels is.
         if distilled.stored_kind == "logits" and kind not in ("log-probabilities", "percentages"):
             findings += soft.check_kind(distilled.soft_labels, kind, "logits", soft.softmax_of(config.criterion))
-    findings += rate.check_rate(config.method.lr if distilled.lr is None else distilled.lr, distilled.lr is not None)
+    findings += rate.check_rate(distilled.lr if config.method.lr is None else config.method.lr)
     return [finding for finding in findings if finding.severity == WRONG]
 
 

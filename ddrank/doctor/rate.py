@@ -10,12 +10,10 @@ USUAL = (1e-5, 10.0)
 MOST = 100.0
 
 
-def check_rate(lr: float | None, stored: bool) -> list[Finding]:
-    """Findings about the learning rate with which the students of the method's own labels are trained; `stored` in the
-    files, which win over `method.lr`."""
+def check_rate(lr: float | None) -> list[Finding]:
+    """Findings about the learning rate with which the students of the method's own labels are trained."""
     if lr is None:
         return []
-    right = "files without their learning rate, and method.lr=0.01" if stored else "method.lr=0.01"
     if not math.isfinite(lr) or lr <= 0:
         return [
             Finding(
@@ -23,7 +21,7 @@ def check_rate(lr: float | None, stored: bool) -> list[Finding]:
                 WRONG,
                 f"the learning rate is {lr:g}",
                 "no student can be trained with it",
-                f"{right}, or none at all to have it searched",
+                "method.lr=0.01, or none at all to have it searched",
             )
         ]
     if lr > MOST:
@@ -33,7 +31,7 @@ def check_rate(lr: float | None, stored: bool) -> list[Finding]:
                 WRONG,
                 f"the learning rate is {lr:g}",
                 "students diverge at once; it may be the rate with which the images were distilled",
-                f"{right} (or what the method has learned)",
+                "method.lr=0.01 (or what the method has learned)",
             )
         ]
     if not USUAL[0] <= lr <= USUAL[1]:
@@ -43,7 +41,7 @@ def check_rate(lr: float | None, stored: bool) -> list[Finding]:
                 SUSPECT,
                 f"the learning rate is {lr:g}",
                 f"students are usually trained with {USUAL[0]:g} to {USUAL[1]:g}",
-                f"{right} (or what the method has learned)",
+                "method.lr=0.01 (or what the method has learned)",
             )
         ]
     return []
