@@ -1,4 +1,5 @@
-"""A distillation as a long job: announced with its cost, watched, kept in checkpoints, resumed to the same images."""
+"""A distillation as a long job: announced with its cost, watched, kept in checkpoints, resumed to the same images (on a
+GPU, to images as equal as those of two undisturbed runs)."""
 
 from __future__ import annotations
 

@@ -87,9 +87,9 @@ def distill(
     with store.lock(lock_key(folder)):
         if (folder / FILE).exists() and not overwrite:
             precision = _same_settings(folder / FILE, identity | {"seed": None} if as_found else key)
-            if as_found and precision != key.get("precision", precision):
+            if precision != key.get("precision", precision):
                 display.say(f"{folder / FILE} was made in {precision}, and is evaluated in {engine.precision}")
-            if (lock := store.claim(key)) is not None:
+            elif (lock := store.claim(key)) is not None:
                 checkpoint.remove()
                 lock.release()
             return folder / FILE, False
