@@ -340,7 +340,8 @@ def test_gc_drops_the_checkpoint_of_a_distilled_dataset_that_is_there(call, comm
 
 
 def test_gc_keeps_the_checkpoint_of_another_precision(call, command, tmp_path):
-    settings = ("method=dm", "method.distiller.iterations=4", "engine=eager", "job.frames=0")
+    quick = ("method.distiller.model=mlp", "method.distiller.iterations=4", "job.frames=0")
+    settings = ("method=dm", *quick, "engine=eager", "engine.threads=1")
     assert command("distill", *settings, "engine.precision=bf16-mixed", "job.stop_at=2").code == 0
     assert command("distill", *settings).code == 0
     assert "0 entries" in call("gc").out
