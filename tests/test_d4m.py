@@ -373,6 +373,25 @@ def test_prompts_are_the_names_of_the_classes(store, checkpoint):
     assert model.conditions.shape == (11, 8, 16)
 
 
+def called(task: Task, *names: str) -> Task:
+    """The same task with other names of its first classes."""
+    return replace(task, real=replace(task.real, class_names=(*names, *task.real.class_names[len(names) :])))
+
+
+def test_underscores_are_spaces_in_prompts(store, checkpoint):
+    found, expected = (
+        StableDiffusion(checkpoint, called(digits(store), name), "").conditions[0]
+        for name in ("aquarium_fish", "aquarium fish")
+    )
+    assert torch.equal(found, expected)
+
+
+def test_synsets_are_no_prompts(store, checkpoint):
+    with pytest.raises(InputError, match=r"digits has no name but n01443537.*put words.txt"):
+        StableDiffusion(checkpoint, called(digits(store), "tench", "n01443537"), "")
+    assert D4M(**SMALL)._model(called(digits(store), "n01443537"))  # the small model reads no names
+
+
 def test_a_folder_of_stable_diffusion_makes_images_without_any_network(store, checkpoint, offline, tmp_path):
     distiller = D4M(checkpoint=str(checkpoint), steps=4)
     made = [distiller.distill(with_ten_images(store)).images for _ in range(2)]

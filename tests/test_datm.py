@@ -232,9 +232,10 @@ def test_the_gate_skips_what_is_above_the_threshold_and_nothing_else(tmp_path):
     def second_step(threshold: float) -> tuple[dict[str, float], list[bool]]:
         """What the second step gave, gated, after a first one that is not; and what it moved."""
         toy = task(tmp_path)
-        matching = fresh(DATM(**SMALL | {"lr_lr": 1e-3}, threshold=math.inf), toy)
+        settings = SMALL | {"lr_lr": 1e-3, "ema_decay": 0.5}
+        matching = fresh(DATM(**settings, threshold=math.inf), toy)
         matching.step(0)
-        gated = fresh(DATM(**SMALL | {"lr_lr": 1e-3}, threshold=threshold, ema_decay=0.5), task(tmp_path))
+        gated = fresh(DATM(**settings, threshold=threshold), task(tmp_path))
         gated.restore(copy.deepcopy(matching.state()))
         gated._task.generator.set_state(toy.generator.get_state())
         before = everything(gated)
@@ -269,6 +270,10 @@ def test_the_average_of_the_images_is_what_is_kept(tmp_path):
     assert not torch.equal(passed[1], passed[2])
     expected = 0.64 * passed[0] + 0.16 * passed[1] + 0.2 * passed[2]
     torch.testing.assert_close(matching.result().images, expected)
+    last = fresh(DATM(**SMALL), task(tmp_path))
+    last.step(0)
+    assert last.state()["average"] is None
+    assert torch.equal(last.result().images, last.tensors["images"].detach())
     labels = matching.tensors["soft_labels"].detach()
     assert torch.equal(matching.result().soft_labels, labels)
 

@@ -19,7 +19,6 @@ from ddrank.distill.base import Task
 from ddrank.distill.classwise import class_gradients, matched, works_together
 from ddrank.distill.gradient import DC, DSA, GradientMatching, distance
 from ddrank.engine import Engine
-from ddrank.errors import InputError
 from ddrank.models import ConvNet
 from ddrank.progress import Display
 from ddrank.store import Store
@@ -283,17 +282,6 @@ def test_matching_brings_the_gradients_nearer():
     noise = DC(iterations=1, lr=1e-12, outer=1, inner=1).distill(task()).images
     made = DC(iterations=60, lr=1.0, outer=1, inner=1).distill(task()).images
     assert far(made) < 0.75 * far(noise)
-
-
-def test_reduced_precision_agrees_with_single(monkeypatch):
-    def loss(precision: str) -> float:
-        toy = task()
-        object.__setattr__(toy, "engine", Engine(precision=precision))
-        return float(DC(outer=1, inner=1).begin(toy).match())
-
-    assert loss("bf16-mixed") == pytest.approx(loss("32-true"), rel=0.05)
-    with pytest.raises(InputError, match="choose bf16-mixed"):
-        loss("16-mixed")
 
 
 QUICK = ("method.distiller.model=mlp", "method.distiller.real_batch=8", "job.frames=0", "engine.threads=1")

@@ -339,6 +339,14 @@ def test_gc_drops_the_checkpoint_of_a_distilled_dataset_that_is_there(call, comm
     assert not checkpoint.exists()
 
 
+def test_gc_keeps_the_checkpoint_of_another_precision(call, command, tmp_path):
+    quick = ("method.distiller.model=mlp", "method.distiller.iterations=4", "job.frames=0")
+    settings = ("method=dm", *quick, "engine=eager", "engine.threads=1")
+    assert command("distill", *settings, "engine.precision=bf16-mixed", "job.stop_at=2").code == 0
+    assert command("distill", *settings).code == 0
+    assert "0 entries" in call("gc").out
+
+
 def test_checkpoints_of_trainings_are_seen_checked_and_dropped_when_they_are_done_with(call, tmp_path):
     store, checkpoints = Store(tmp_path / "store"), []
     for seed in (0, 1, 2):

@@ -16,7 +16,7 @@ from ddrank.augment.dsa import apply_dsa
 from ddrank.data import RealDataset, Samples, Space
 from ddrank.distill.base import Task
 from ddrank.distill.experts import ExpertRecipe, Experts
-from ddrank.distill.trajectory import MTT, chunks, trajectory_loss
+from ddrank.distill.trajectory import MTT, step_indices, trajectory_loss
 from ddrank.distill.unroll import Flat, Unroll, vector_of
 from ddrank.engine import Engine
 from ddrank.errors import InputError, StoreWarning
@@ -177,7 +177,7 @@ def test_a_bounded_unroll_is_the_plain_one(steps, calls):
 
 @pytest.mark.parametrize(("count", "size", "sizes"), [(6, None, [6]), (6, 2, [2, 2, 2]), (7, 3, [1, 3, 3])])
 def test_sub_sampling_takes_every_image_once_a_pass(tmp_path, count, size, sizes):
-    drawn = chunks(count, size, 3 * len(sizes) - 1, task(tmp_path))
+    drawn = step_indices(count, size, 3 * len(sizes) - 1, task(tmp_path))
     assert [len(part) for part in drawn] == (3 * sizes)[:-1]
     first, second = (torch.cat(drawn[k * len(sizes) : (k + 1) * len(sizes)]) for k in range(2))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(count))

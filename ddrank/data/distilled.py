@@ -17,7 +17,7 @@ from ddrank.config import SPACES
 from ddrank.data.classes import ClassNames, in_dataset_order
 from ddrank.data.readers import Found, load_weights_only, look, sha256_of
 from ddrank.data.readers.found import class_major, is_one_hot, whole_numbers
-from ddrank.data.readers.ours import FILE, read_metadata
+from ddrank.data.readers.ours import FILE, precision_of, read_metadata
 from ddrank.data.samples import Samples
 from ddrank.data.space import Space
 from ddrank.errors import InputError
@@ -27,6 +27,7 @@ __all__ = [
     "DistilledDataset",
     "distilled_from",
     "load_weights_only",
+    "precision_of",
     "read_distilled",
     "read_metadata",
     "write_distilled",

@@ -99,11 +99,13 @@ class Distiller(ABC):
     """An algorithm that makes a distilled dataset; its parameters are the arguments of its constructor.
 
     `wants_trained` says that it uses networks trained on the real data (`Task.trained`), `learns_lr` that the images
-    come with a learning rate; `version` is raised when the same parameters would give other images.
+    come with a learning rate, `computes` that the engine's precision has a part in them; `version` is raised when the
+    same parameters would give other images.
     """
 
     wants_trained = False
     learns_lr = False
+    computes = True
     version = 1
 
     @abstractmethod
@@ -118,6 +120,15 @@ class Distiller(ABC):
     def parameters(self) -> dict[str, Any]:
         """The parameters, JSON-like, for the file's metadata."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    def unused(self) -> Sequence[str]:
+        """The names of parameters to which others leave no part in the images."""
+        return ()
+
+    def effective(self) -> dict[str, Any]:
+        """Of the parameters, those that count."""
+        unused = self.unused()
+        return {name: value for name, value in self.parameters().items() if name not in unused}
 
 
 class Iterative(Distiller):

@@ -6,6 +6,7 @@ model that is told the class, and decoded (algorithm 1). Labels are the teachers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,10 @@ class D4M(Iterative):
         """The parameters; of a checkpoint its folder's name, wherever that lies, and a digest of what it holds."""
         folder = self.checkpoint and Path(self.checkpoint)
         return super().parameters() | {"checkpoint": folder and f"{folder.name} ({fingerprint(folder)})"}
+
+    def unused(self) -> Sequence[str]:
+        of_small = ("autoencoder_width", "autoencoder_steps", "unet_width", "unet_steps")
+        return ("negative",) if self.checkpoint is None else of_small
 
     def length(self, task: Task) -> int:
         """Classes whose prototypes are found, then batches of images."""

@@ -8,7 +8,7 @@ experts on images that these classify correctly, and are learned like pixels and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from ddrank.distill.experts import ExpertRecipe, Experts
 from ddrank.distill.settings import check_not_negative, check_positive
 from ddrank.distill.trajectory import MTT, Matching
 from ddrank.distill.unroll import Flat
+from ddrank.engine import Engine
 from ddrank.errors import InputError
 
 Classifier = Callable[[Tensor], Tensor]  # logits (n, classes) of images (n, C, H, W), on the CPU
@@ -78,6 +79,9 @@ class DATM(MTT):
         """The upper bound on the start epoch to begin with."""
         return self.max_start_epoch if self.initial_max_start_epoch is None else self.initial_max_start_epoch
 
+    def unused(self) -> Sequence[str]:
+        return () if self.rho else ("alpha",)
+
     def begin(self, task: Task) -> Distillation:
         experts = self._experts(task)
         experts.make()
@@ -93,7 +97,7 @@ class DATM(MTT):
         """The experts after their last epochs, in training mode, as they are matched."""
         network = Flat(task.network(self.model).to(task.device).train())
         for number in range(self.experts):
-            yield partial(classify, network, experts.final(number).to(task.device))
+            yield partial(classify, network, experts.final(number).to(task.device), task.engine)
 
     def _rehearsed(self, task: Task, experts: Experts, share: float) -> Matching:
         logits = torch.zeros(len(task.labels), task.real.num_classes, device=task.device)
@@ -112,7 +116,8 @@ class AlignedMatching(Matching):
         super().__init__(datm, task, experts, images, share)
         self.tensors["soft_labels"] = logits.requires_grad_()
         self.optimizers.append(torch.optim.SGD([logits], datm.lr_label, momentum=datm.label_momentum))
-        self._datm, self._average, self._skipped = datm, images.detach().clone(), 0
+        self._datm, self._skipped = datm, 0
+        self._average = images.detach().clone() if datm.ema_decay else None  # of the images
 
     def step(self, iteration: int) -> dict[str, Tensor | float]:
         values, datm = super().step(iteration), self._datm
@@ -136,17 +141,20 @@ class AlignedMatching(Matching):
             self._skipped += 1
             return
         super().update(loss)
-        self._average.lerp_(self.tensors["images"].detach(), 1 - self._datm.ema_decay)
+        if self._average is not None:
+            self._average.lerp_(self.tensors["images"].detach(), 1 - self._datm.ema_decay)
 
     def result(self) -> Distilled:
-        return replace(super().result(), images=self._average.cpu())
+        made = super().result()
+        return made if self._average is None else replace(made, images=self._average.cpu())
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"average": self._average, "skipped": self._skipped}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self._average.copy_(state["average"])
+        if self._average is not None:
+            self._average.copy_(state["average"])
         self._skipped = state["skipped"]
 
 
@@ -159,11 +167,11 @@ def upper_bound(iteration: int, first: int, last: int, growth: int) -> int:
     return min(last, first + (last - first) * iteration // growth)
 
 
-def classify(network: Flat, parameters: Tensor, images: Tensor) -> Tensor:
+def classify(network: Flat, parameters: Tensor, engine: Engine, images: Tensor) -> Tensor:
     """Logits (n, classes), on the CPU, of `images` (n, C, H, W) on any device, under `parameters` (P,)."""
-    with torch.no_grad():
+    with torch.no_grad(), engine.autocast():
         parts = images.split(_TOGETHER)
-        return torch.cat([network(parameters, part.to(parameters.device)).cpu() for part in parts])
+        return torch.cat([network(parameters, part.to(parameters.device)).float().cpu() for part in parts])
 
 
 def correct_images(task: Task, classifiers: Iterable[Classifier]) -> Tensor:

@@ -6,7 +6,7 @@ real images of their class (equation 4 and algorithm 1). All classes go through 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,9 @@ class DM(Iterative):
         check_positive(iterations=self.iterations, lr=self.lr, real_batch=self.real_batch, experts=self.experts)
         check_positive(train_epochs=self.train_epochs, train_batch=self.train_batch, train_lr=self.train_lr)
         check_not_negative(momentum=self.momentum)
+
+    def unused(self) -> Sequence[str]:
+        return ("experts", "train_epochs", "train_batch", "train_lr") if self.networks == "random" else ()
 
     def begin(self, task: Task) -> Distillation:
         if experts := self._experts(task):

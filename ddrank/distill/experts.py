@@ -27,7 +27,7 @@ from ddrank.progress import duration
 from ddrank.store import digest
 from ddrank.student import derived_seed, new_network
 
-VERSION = 1  # raise it when the same key would get other trajectories
+VERSION = 2  # raise it when the same key would get other trajectories
 _MOST_BYTES = 1 << 30  # of trajectories in memory
 
 
@@ -160,7 +160,7 @@ class _Training:
         self._forward = task.engine.forward(self.network.train())
         for size, count in self._batches.sizes.items():
             self._forward.expect((size, *samples.images.shape[1:]), count * recipe.epochs, training=True)
-        self._parameters, self._recipe = list(self.network.parameters()), recipe
+        self._parameters, self._recipe, self._engine = list(self.network.parameters()), recipe, task.engine
         self._optimizer = torch.optim.SGD(self._parameters, recipe.lr)
         self._dsa, self._device = DSA(mirror=recipe.mirror), task.device
         torch.manual_seed(derived_seed(seed, "expert's training"))
@@ -177,7 +177,9 @@ class _Training:
 
         def gradients() -> list[Tensor]:
             self._optimizer.zero_grad()
-            F.cross_entropy(self._forward(images), labels).backward()
+            with self._engine.autocast():
+                logits = self._forward(images)
+            F.cross_entropy(logits.float(), labels).backward()
             return [parameter.grad for parameter in self._parameters]
 
         rho, alpha = self._recipe.rho, self._recipe.alpha

@@ -64,8 +64,6 @@ class DC(Iterative):
         check_not_negative(momentum=self.momentum)
 
     def begin(self, task: Task) -> GradientMatching:
-        if task.engine.precision == "16-mixed":
-            raise InputError("gradient matching has no loss scaling for engine.precision=16-mixed: choose bf16-mixed")
         return GradientMatching(self, task, *self.loops(task.ipc), self.augmentation())
 
     def loops(self, ipc: int) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""A distillation as a long job: announced with its cost, watched, kept in checkpoints, resumed to the same images."""
+"""A distillation as a long job: announced with its cost, watched, kept in checkpoints, resumed to the same images (on a
+GPU, to images as equal as those of two undisturbed runs)."""
 
 from __future__ import annotations
 
@@ -115,9 +116,13 @@ class _Loop:
             self._record.frames.append((iteration, _mosaic(self._distillation, self._task)))
         due = self._job.validate_every and (iteration % self._job.validate_every == 0 or iteration == self._iterations)
         if due and self._job.validate:
+            made = self._distillation.result()
             with isolate_rng(include_cuda=self._task.device == "cuda"):
-                accuracy = self._job.validate(self._distillation.result())
-            self._task.display.say(f"{self._name}: validation accuracy {accuracy:.4f} before iteration {iteration}")
+                accuracy = self._job.validate(made)
+            labels = "hard" if made.soft_labels is None else "soft"
+            self._task.display.say(
+                f"{self._name}: validation accuracy {accuracy:.4f} ({labels} labels) before iteration {iteration}"
+            )
             self._row(iteration, {"validation": accuracy})
 
     def _note(self, iteration: int, values: dict[str, Tensor | float]) -> str:

@@ -18,8 +18,6 @@ from ddrank.distill.base import Phase
 from ddrank.engine import Engine
 from ddrank.errors import InputError
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
 
 class LatentDiffusion(ABC):
     """An autoencoder, a denoising network and its scheduler, of the `diffusers` library (Rombach et al., CVPR 2022).
@@ -63,7 +61,7 @@ class LatentDiffusion(ABC):
     def encode(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Scaled latents (N, D, h, w), on the CPU, of pixels (N, C, H, W) in [0, 1]: a draw from the posterior each."""
         images = 2 * self.frame(pixels.to(self._engine.device)) - 1
-        with self.autocast():
+        with self._engine.autocast():
             posterior = self.vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
         return (self.scale * (posterior.mean.float() + posterior.std.float() * noise)).cpu()
@@ -71,7 +69,7 @@ class LatentDiffusion(ABC):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels in [0, 1], (N, C, H, W), on the CPU, of scaled latents (N, D, h, w)."""
-        with self.autocast():
+        with self._engine.autocast():
             images = self.vae.decode(latents.to(self._engine.device) / self.scale).sample.float()
         return self.unframe((images / 2 + 0.5).clamp(0, 1)).clamp(0, 1).cpu()
 
@@ -106,17 +104,12 @@ class LatentDiffusion(ABC):
         `timestep`, for the classes `labels` (N,)."""
         conditions = self.conditions[labels].to(latents.device)
         nothing = self.conditions[-1:].expand_as(conditions).to(latents.device)
-        with self.autocast():
+        with self._engine.autocast():
             if guidance == 1:
                 return self.predict(latents, timestep, conditions).float()
             both = self.predict(torch.cat([latents, latents]), timestep, torch.cat([nothing, conditions]))
         of_nothing, of_class = both.float().chunk(2)
         return of_nothing + guidance * (of_class - of_nothing)
-
-    def autocast(self) -> torch.autocast:
-        """The engine's precision."""
-        dtype = _AUTOCAST.get(self._engine.precision)
-        return torch.autocast(self._engine.device, dtype, enabled=dtype is not None)
 
     def _draws(self, generator: torch.Generator) -> dict[str, torch.Generator]:
         """The source of random numbers, for schedulers that add noise at every step."""

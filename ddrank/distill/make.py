@@ -20,7 +20,7 @@ from ddrank.checkpoint import Checkpoint
 from ddrank.config import Job as JobSettings
 from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space, fit_space, write_distilled
-from ddrank.data.distilled import FILE, read_metadata
+from ddrank.data.distilled import FILE, precision_of, read_metadata
 from ddrank.data.readers import sha256_of
 from ddrank.distill.base import Distilled, Distiller, Iterative, Phase, Task, rehearsal, seconds_per_step
 from ddrank.distill.job import Job, Record, carry_out
@@ -38,7 +38,8 @@ from ddrank.teacher import TeacherRoom
 def make_if_embedded(config: DictConfig, real: RealDataset, engine: Engine, store: Store, display: Display) -> None:
     """Before an evaluation: on an embedded dataset, make the distilled data of `config` if there are none, and say so.
 
-    Data made with other settings than the configuration's, but for their seed, are refused with an InputError.
+    Data made with other settings than the configuration's are refused with an InputError, but for their seed and, which
+    is said, their precision.
     """
     if not ours(config):
         return
@@ -48,7 +49,7 @@ def make_if_embedded(config: DictConfig, real: RealDataset, engine: Engine, stor
             f"there are no distilled data of {config.method.name} for {config.dataset.name} at IPC {config.ipc} yet: "
             f"making {path / FILE}, as `python -m ddrank.distill` would"
         )
-    distill(config, real, engine, store, display, any_seed=True)
+    distill(config, real, engine, store, display, as_found=True)
 
 
 def ours(config: DictConfig) -> bool:
@@ -66,30 +67,33 @@ def distill(
     store: Store,
     display: Display,
     overwrite: bool = False,
-    any_seed: bool = False,
+    as_found: bool = False,
     run_folder: Path | None = None,
 ) -> tuple[Path | None, bool]:
     """Make the distilled dataset that `config` names, unless it is there already. Returns its path and whether it was
     made now; no path where `job.stop_at` ended it before.
 
-    With `any_seed`, one made with another seed will do. Jobs that want the same one in several folders, which share its
-    checkpoint, make it one after the other. Curves are logged into `run_folder`, where there is one. Raises InputError
-    when there is one made with other settings, and `overwrite` is false.
+    With `as_found`, one made with another seed or in another precision will do. Jobs that want the same one in several
+    folders, which share its checkpoint, make it one after the other. Curves are logged into `run_folder`, where there
+    is one. Raises InputError when there is one made with other settings, and `overwrite` is false.
     """
     folder = Path(config.method.data)
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
     space, samples = _samples(config, real, store)
     identity = _identity(config, distiller, samples)
-    key = identity | {"precision": engine.precision}
+    key = identity | ({"precision": engine.precision} if distiller.computes else {})
     state = store.root / "distillations" / f"{digest(key)}.pt"
     checkpoint = Checkpoint(state, key, {"folder": str(folder.resolve())}, store.root)
     with store.lock(lock_key(folder)):
         if (folder / FILE).exists() and not overwrite:
-            _same_settings(folder / FILE, identity | {"seed": None} if any_seed else identity)
-            if (lock := store.claim(key)) is not None:
+            precision = _same_settings(folder / FILE, identity | {"seed": None} if as_found else key)
+            if precision != key.get("precision", precision):
+                display.say(f"{folder / FILE} was made in {precision}, and is evaluated in {engine.precision}")
+            elif (lock := store.claim(key)) is not None:
                 checkpoint.remove()
                 lock.release()
             return folder / FILE, False
+        _check_precision(distiller, engine)
         with store.lock(key):
             with isolate_rng(), engine.cores():
                 seed_everything(derived_seed(identity["seed"], "distillation"), verbose=False)
@@ -124,7 +128,8 @@ def lock_key(folder: Path) -> dict[str, str]:
 
 
 def check_settings(config: DictConfig, real: RealDataset, store: Store) -> None:
-    """Refuse the distilled dataset of ours that `config` names, if it was made with other settings but for its seed."""
+    """Refuse the distilled dataset of ours that `config` names, if it was made with other settings but for its seed and
+    precision."""
     distiller, samples = build.build(config.method.distiller, "method.distiller"), _samples(config, real, store)[1]
     _same_settings(Path(config.method.data) / FILE, _identity(config, distiller, samples) | {"seed": None})
 
@@ -135,6 +140,7 @@ def rehearsed(
     """What making the distilled dataset that `config` names would cost, from a few steps that leave nothing behind; the
     trained networks that it wants besides, by name, and the space that they are trained in."""
     distiller: Distiller = build.build(config.method.distiller, "method.distiller")
+    _check_precision(distiller, engine)
     space, samples = _samples(config, real, store)
     wanted: list[str] = []
     with isolate_rng(), engine.cores():
@@ -151,13 +157,13 @@ def _samples(config: DictConfig, real: RealDataset, store: Store) -> tuple[Space
 
 
 def _identity(config: DictConfig, distiller: Distiller, samples: Samples) -> dict[str, Any]:
-    """What fixes a distilled dataset."""
+    """What fixes a distilled dataset besides the precision."""
     return {
         "dataset": config.dataset.name,
         "method": config.method.name,
         "ipc": config.ipc,
         "space": config.method.made_in,
-        "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.parameters()},
+        "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.effective()},
         "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
         "seed": config.method.seed,
     }
@@ -268,14 +274,27 @@ def _networks(config: DictConfig, distiller: Distiller) -> dict[str, Any]:
     return model | {"training": build.plain(config.dataset.teacher)}
 
 
-def _same_settings(path: Path, wanted: dict[str, Any]) -> None:
-    found = read_metadata(path)
+def _check_precision(distiller: Distiller, engine: Engine) -> None:
+    if distiller.computes and engine.precision == "16-mixed":
+        raise InputError(
+            "engine.precision=16-mixed needs a loss scale, which distillers do not have: choose bf16-mixed or 32-true "
+            "to make distilled data"
+        )
+
+
+def _same_settings(path: Path, wanted: dict[str, Any]) -> str:
+    """The precision in which a file was made. Raises InputError where anything of `wanted` is not what it was."""
+    metadata = read_metadata(path)
+    found = metadata | {"precision": precision_of(metadata)}
+    if isinstance(made := found.get("distiller"), dict):  # its parameters may include some that do not count now
+        found["distiller"] = {name: made[name] for name in wanted["distiller"] if name in made}
     for key, value in wanted.items():
         if value is not None and key in found and found[key] != value:
             raise InputError(
                 f"{path} was made with {_difference(key, found[key], value)}: make it anew with "
                 "`python -m ddrank.distill`, the same settings and overwrite=true, or choose another paths.distilled"
             )
+    return found["precision"]
 
 
 def _difference(key: str, found: Any, wanted: Any) -> str:

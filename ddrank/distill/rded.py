@@ -8,7 +8,7 @@ come from the teacher, during evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -83,7 +83,7 @@ class Patchwork(InParts):
         members = task.members(label)
         drawn = members[torch.randperm(len(members), generator=task.generator)[: rded.mipc]]
         real = task.samples.floats(drawn).to(task.device)
-        patches, scores = key_patches(real, label, self._observer, rded, task.generator)
+        patches, scores = key_patches(real, label, self._observe, rded, task.generator)
         if not bool(scores.isfinite().all()):
             raise InputError(
                 f"the observer {rded.model!r} of method.distiller.model gives NaN on images of {task.real.name}: give "
@@ -92,6 +92,10 @@ class Patchwork(InParts):
         best = scores.argsort(stable=True)[: task.ipc * rded.factor**2]
         self.finished.append(stitched(patches[best], rded.factor, real.shape[-1]).cpu())
         return {"loss": scores[best].mean()}
+
+    def _observe(self, images: Tensor) -> Tensor:
+        with self.task.engine.autocast():
+            return self._observer(images).float()
 
     def _check(self, task: Task) -> None:
         rded = self._rded
@@ -112,7 +116,7 @@ class Patchwork(InParts):
 
 
 def key_patches(
-    real: Tensor, label: int, observer: nn.Module, rded: RDED, generator: torch.Generator
+    real: Tensor, label: int, observer: Callable[[Tensor], Tensor], rded: RDED, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The best of `num_crop` random square crops of each of `real` (n, C, S, S), resized to s = S // factor.
 
@@ -132,7 +136,7 @@ def key_patches(
 
 
 @torch.no_grad()
-def patch_scores(patches: Tensor, label: int, observer: nn.Module, size: int) -> Tensor:
+def patch_scores(patches: Tensor, label: int, observer: Callable[[Tensor], Tensor], size: int) -> Tensor:
     """The cross entropy (n,) of `observer` with `label` for `patches` (n, C, s, s), padded with zeros to `size`."""
     before = (size - patches.shape[-1]) // 2
     after = size - patches.shape[-1] - before

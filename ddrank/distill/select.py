@@ -23,6 +23,8 @@ class Random(Distiller):
     One draw at IPC 1 is some 0.05 better or worse than another: the control shall not hang on its luck with one.
     """
 
+    computes = False
+
     def __init__(self, draws: int = 5):
         if draws < 1:
             raise InputError(f"method.distiller.draws is {draws}, expected 1 or more")
@@ -35,6 +37,8 @@ class Random(Distiller):
 
 class Noise(Distiller):
     """Standard normal noise: images without any information."""
+
+    computes = False
 
     def distill(self, task: Task) -> Distilled:
         shape = (len(task.labels), *task.samples.images.shape[1:])

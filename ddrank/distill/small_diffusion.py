@@ -196,7 +196,7 @@ class _Training(ABC):
     def step(self, batch: dict[str, Tensor]) -> Tensor:
         """One step; the loss that is worth telling."""
         images, labels = batch["image"].to(self._device), batch["label"].to(self._device)
-        with self.model.autocast():
+        with self.task.engine.autocast():
             loss, told = self.losses(images, labels)
         self._optimizer.zero_grad()
         loss.backward()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from ddrank.data import RealDataset
 from ddrank.data.readers import sha256_of
 from ddrank.distill.base import Task
 from ddrank.distill.latents import LatentDiffusion, library
 from ddrank.errors import InputError
 
 _KEPT_SIZE = 224  # pixels: D4M's code keeps its images at this size, smaller ones are made of them
+_SYNSET = re.compile(r"n\d{8}")
 _PARTS = ("vae", "unet", "scheduler", "tokenizer", "text_encoder")
 
 
@@ -37,6 +40,7 @@ class StableDiffusion(LatentDiffusion):
         super().__init__(task.engine)
         diffusers, transformers = library("diffusers"), library("transformers")
         _check(folder)
+        prompts = _prompts(task.real)
         transformers.utils.logging.disable_progress_bar()  # the display has its own
         try:
             self.vae = diffusers.AutoencoderKL.from_pretrained(folder, **_local(folder, "vae"))
@@ -56,7 +60,7 @@ class StableDiffusion(LatentDiffusion):
         for network in (self.vae, self.unet, encoder):
             network.float().eval().requires_grad_(False).to(task.device)
         self.scale = self.vae.config.scaling_factor
-        self.conditions = _embedded([*task.real.class_names, negative], tokenizer, encoder, task.device)
+        self.conditions = _embedded([*prompts, negative], tokenizer, encoder, task.device)
         self._channels, self._size = task.real.channels, task.real.size
         self._trained_on = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
@@ -101,6 +105,16 @@ def _check(folder: Path) -> None:
         raise _unreadable(folder, f"it has no {absent[0]}")
     if (folder / "text_encoder_2").exists():
         raise _unreadable(folder, "it has two text encoders, as Stable Diffusion XL has")
+
+
+def _prompts(real: RealDataset) -> list[str]:
+    """The names of the classes in words."""
+    if synset := next((name for name in real.class_names if _SYNSET.fullmatch(name)), None):
+        raise InputError(
+            f"a class of {real.name} has no name but {synset}, which is no prompt for method.distiller.checkpoint: put "
+            "words.txt (synset, tab, words) into the folder of the dataset, as its archive has it"
+        )
+    return [name.replace("_", " ") for name in real.class_names]
 
 
 def _unreadable(folder: Path, reason: str) -> InputError:

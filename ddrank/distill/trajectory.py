@@ -153,7 +153,8 @@ class Matching(Distillation):
 
     def match(self, start: Tensor, target: Tensor, steps: int) -> Tensor:
         """The loss of a student of `steps` steps from `start` (P,) towards `target` (P,), its gradients accumulated."""
-        batches = [self._batch(index) for index in chunks(len(self._labels), self._mtt.syn_batch, steps, self._task)]
+        indices = step_indices(len(self._labels), self._mtt.syn_batch, steps, self._task)
+        batches = [self._batch(index) for index in indices]
         end = self._unroll(start, self.tensors["lr"], batches)
         loss = trajectory_loss(end, start, target)
         loss.backward()
@@ -166,7 +167,9 @@ class Matching(Distillation):
         return apply_dsa(images, params), self.labels(index)
 
     def _loss(self, parameters: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self._network(parameters, images), labels)
+        with self._task.engine.autocast():
+            logits = self._network(parameters, images)
+        return F.cross_entropy(logits.type_as(parameters), labels)
 
 
 def trajectory_loss(end: Tensor, start: Tensor, target: Tensor) -> Tensor:
@@ -178,7 +181,7 @@ def trajectory_loss(end: Tensor, start: Tensor, target: Tensor) -> Tensor:
     return (end - target).square().sum() / (start - target).square().sum()
 
 
-def chunks(count: int, size: int | None, steps: int, task: Task) -> list[Tensor]:
+def step_indices(count: int, size: int | None, steps: int, task: Task) -> list[Tensor]:
     """Indices of the images of each of `steps` steps: a permutation of all `count` images cut into chunks of `size`
     (None: one of all), the ragged one first; another permutation when it is used up."""
     drawn: list[Tensor] = []

@@ -16,7 +16,7 @@ from ddrank.data import Samples
 from ddrank.distill.base import Distilled, Task
 from ddrank.student import Training
 
-_LR = 0.01  # of the DC family's students, where none belongs to the images
+_LRS = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}  # as published, where none belongs to the images
 
 
 def validation_accuracy(config: DictConfig, task: Task, students: int, made: Distilled) -> float:
@@ -31,7 +31,7 @@ def validation_accuracy(config: DictConfig, task: Task, students: int, made: Dis
         criterion=build.unnamed(config.criterion) if soft else CROSS_ENTROPY,
         aug=build.unnamed(config.aug),
         black=task.space.black(task.real.channels, task.real.size),
-        lr=next(lr for lr in (made.lr, config.method.lr, _LR) if lr is not None),
+        lr=next(lr for lr in (made.lr, config.method.lr, _LRS[config.train.optimizer]) if lr is not None),
         seed=0,
         samples=Samples(made.images, task.labels, made.soft_labels),
         tests=task.space.samples(task.real.validation),

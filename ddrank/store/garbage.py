@@ -111,15 +111,15 @@ def _finished(one: Entry, made: Collection[str]) -> str | None:
         return "what it was for is in the store" if one.file.name in made else None
     if (folder := _folder(one)) is None:
         return None
-    from ddrank.data.distilled import FILE, read_metadata
+    from ddrank.data.distilled import FILE, precision_of, read_metadata
 
     path = folder / FILE
     try:
         metadata = read_metadata(path)
     except InputError:
         return None
-    wanted = {name: value for name, value in one.key.items() if name != "precision"}
-    made = wanted and all(metadata.get(name) == value for name, value in wanted.items())
+    metadata |= {"precision": precision_of(metadata)}
+    made = one.key and all(metadata.get(name) == value for name, value in one.key.items())
     return f"{path} has been made" if made else None
 
 

@@ -48,6 +48,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return _content(path)[1]
 
 
+def precision_of(metadata: dict[str, Any]) -> str:
+    """In which precision a file of ours was made, by what it says of itself; single, where it says nothing."""
+    environment = metadata.get("environment")
+    return environment.get("precision", "32-true") if isinstance(environment, dict) else "32-true"
+
+
 def candidates(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix == ".safetensors" else []
