@@ -14,7 +14,7 @@ import torch
 from conftest import QUICK as QUICK_EVALUATION
 from conftest import results
 from safetensors.torch import load_file
-from test_trajectory import network, task
+from test_trajectory import check_two_steps, network, task
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -219,6 +219,14 @@ def test_its_gradients_are_those_of_finite_differences(tmp_path, double):
             assert float(gradients[name].view(-1)[place]) == pytest.approx(expected, rel=1e-4, abs=1e-9)
     assert float(gradients["soft_labels"].abs().min()) > 0
     assert gradients["soft_labels"].sum(1).abs().max() < 1e-9  # a softmax does not notice a shift
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "momentum"), [("images", 5.0, 0.5), ("lr", 1e-3, 0.5), ("soft_labels", 2.0, 0.9)]
+)
+def test_what_is_learned_moves_by_sgd_with_the_published_momentum(tmp_path, name, lr, momentum):
+    matching = fresh(DATM(**SMALL | {"lr_lr": 1e-3}, threshold=math.inf), task(tmp_path))
+    check_two_steps(matching, name, lr, momentum)
 
 
 def everything(matching: AlignedMatching) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,12 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ddrank.augment import DSA
+from ddrank.augment.dsa import OPERATIONS, apply_dsa
 from ddrank.data import RealDataset, Samples, Space
-from ddrank.distill import dm
+from ddrank.distill import dm, gradient
 from ddrank.distill.base import Task
+from ddrank.distill.difficulty import DATM
 from ddrank.distill.dm import DM, class_means, dm_loss, matching_loss
 from ddrank.distill.experts import ExpertRecipe, Experts
 from ddrank.distill.select import Herding, KCenter, KMeans, Noise, Random
+from ddrank.distill.trajectory import MTT
 from ddrank.distill.unroll import vector_of
 from ddrank.engine import Engine
 from ddrank.models import ConvNet, embed
@@ -101,10 +105,7 @@ def test_one_step_of_dm_is_the_per_class_loop():
     real = one.real.draw(4, torch.Generator().manual_seed(6), one.samples).images
     network = one.network("convnet").requires_grad_(False)
     batched = dm_loss(partial(embed, network), real, [4, 4, 4], images, task(seed=3), dsa)
-    (gradient,) = torch.autograd.grad(batched, images)
-
-    from ddrank.augment.dsa import apply_dsa
-
+    (found,) = torch.autograd.grad(batched, images)
     shared = dsa.draw_shared((8, 8), groups=3, generator=task(seed=3).generator)
     total = 0
     for label in range(3):
@@ -115,7 +116,36 @@ def test_one_step_of_dm_is_the_per_class_loop():
         total = total + (target - embed(network, apply_dsa(of_images, same)).mean(0)).square().sum()
     (expected,) = torch.autograd.grad(total, images)
     torch.testing.assert_close(batched, total)
-    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(found, expected)
+
+
+def test_two_steps_of_dm_are_sgd_with_momentum_under_siamese_augmentation():
+    """An own loop over the steps and classes: 4 of 6 real images of a class, a draw of DSA for it, a new network; the
+    images move by -g, then by -(g' + 0.5 g)."""
+    networks: list[ConvNet] = []
+
+    def network(name: str) -> ConvNet:
+        networks.append(ConvNet(depth=2, width=8, num_classes=3, channels=1, size=8))
+        return networks[-1]
+
+    toy = replace(task(), network=network)
+    distillation = DM(real_batch=4).begin(toy)
+    images, velocity = distillation.tensors["images"].detach().clone(), 0
+    drawing = torch.Generator()
+    drawing.set_state(toy.generator.get_state())
+    for iteration in range(2):
+        distillation.step(iteration)
+        orders = [torch.randperm(6, generator=drawing)[:4] for _ in range(3)]
+        shared = DSA().draw_shared((8, 8), groups=3, generator=drawing)
+        own, loss = images.clone().requires_grad_(), 0
+        for label, order in enumerate(orders):
+            real = apply_dsa(toy.samples.images[toy.members(label)[order]], shared[[label]])
+            synthetic = apply_dsa(own[2 * label : 2 * label + 2], shared[[label]])
+            means = (networks[-1].embed(side).mean(0) for side in (real, synthetic))
+            loss = loss + torch.dist(*means).square()
+        velocity = 0.5 * velocity + torch.autograd.grad(loss, own)[0]
+        images -= velocity
+        torch.testing.assert_close(distillation.tensors["images"].detach(), images, atol=1e-4, rtol=1e-4)
 
 
 def test_matching_loss_by_hand():
@@ -130,6 +160,34 @@ def test_dm_starts_from_real_images_or_noise():
     noise = DM(iterations=1, lr=1e-12, init="noise").distill(task(ipc=50)).images
     assert abs(float(noise.mean())) < 0.05
     assert abs(float(noise.std()) - 1) < 0.05
+
+
+EXPERTS = {"experts": 2, "train_epochs": 10, "train_batch": 6}
+STUDENTS = {**EXPERTS, "expert_epochs": 1, "max_start_epoch": 2, "syn_steps": 5, "lr_lr": 0.0}
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize(
+    ("distiller", "with_experts"),
+    [
+        (partial(gradient.DSA, outer=2, inner=5), False),
+        (DM, False),
+        (partial(DM, networks="mixed", **EXPERTS), True),
+        (partial(MTT, **STUDENTS), True),
+        (partial(DATM, **STUDENTS, initial_max_start_epoch=2, init="real"), True),
+    ],
+    ids=["dsa", "dm", "mixed dm", "mtt", "datm"],
+)
+def test_classes_that_do_not_survive_mirroring_are_never_mirrored(distiller, with_experts, mirror, monkeypatch):
+    """Neither where experts are trained, before the first step, nor in ten steps; others are, at both places."""
+    mirrored, flip = [], OPERATIONS["flip"]
+    monkeypatch.setitem(OPERATIONS, "flip", lambda images, which: mirrored.append(which.any()) or flip(images, which))
+    distillation = distiller(mirror=mirror).begin(task())
+    by_experts = any(mirrored)
+    mirrored.clear()
+    for iteration in range(10):
+        distillation.step(iteration)
+    assert (by_experts, any(mirrored)) == (mirror and with_experts, mirror)
 
 
 def points(seed: int, count: int = 7) -> torch.Tensor:

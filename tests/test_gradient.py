@@ -171,6 +171,20 @@ def test_a_step_is_the_papers_step(norm, together, monkeypatch):
         torch.testing.assert_close(matching.tensors["images"].detach(), images.detach(), atol=1e-4, rtol=1e-3)
 
 
+def test_batch_normalisation_keeps_the_statistics_of_real_images():
+    """Six images of each class, all of them taken: with a momentum of 0.1, a tenth of their mean joins nine tenths of
+    0, and a tenth of their variance nine tenths of 1. Neither matching nor distilled images, which are noise, move it.
+    """
+    toy = task(network=lambda: convnet("batch"))
+    matching = DC(outer=1, inner=1).begin(toy)
+    matching.new_network()
+    matching.match()
+    first, norm, *_ = matching._network.features
+    channels = first(toy.samples.images).detach().transpose(0, 1).flatten(1)  # (8, pixels of all images)
+    torch.testing.assert_close(norm.running_mean, 0.1 * channels.mean(1))
+    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * channels.var(1))
+
+
 @pytest.mark.parametrize("method", [DC(outer=1, inner=1, init="real"), DSA(outer=1, inner=1)])
 def test_the_loss_is_zero_where_synthetic_equals_real(method):
     """All images of every class as their own distillation; with DSA, because both undergo the same."""
@@ -227,14 +241,22 @@ def test_gradients_reach_the_images_through_the_augmentation():
     torch.testing.assert_close(matching.tensors["images"].detach(), expected.detach(), atol=1e-4, rtol=1e-3)
 
 
-def test_networks_are_trained_on_the_images_which_stay_as_they_are():
-    """One epoch in one batch is one step of SGD, by hand; the images have no gradient from it."""
-    matching = DC(outer=2, inner=1, network_lr=0.1).begin(task())
+@pytest.mark.parametrize(("method", "dsa"), [(DC, None), (DSA, augment.DSA())])
+def test_networks_are_trained_on_the_images_which_stay_as_they_are(method, dsa):
+    """One epoch in one batch is one step of SGD, by hand; the images have no gradient from it. DSA augments the batch,
+    each image with parameters of its own; DC trains on the images alone."""
+    toy = task()
+    matching = method(outer=2, inner=1, network_lr=0.1).begin(toy)
     network, images = matching._network, matching.tensors["images"]
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    loss = F.cross_entropy(network(images.detach()), task().labels)
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
     start = images.detach().clone()
+    torch.manual_seed(1)
+    order, drawing = torch.randperm(2 * CLASSES), torch.Generator()
+    drawing.set_state(toy.generator.get_state())
+    batch = start[order] if dsa is None else apply_dsa(start[order], dsa.draw(len(order), (SIZE, SIZE), drawing))
+    loss = F.cross_entropy(network(batch), toy.labels[order])
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    torch.manual_seed(1)
     matching.train(1)
     for (name, parameter), step in zip(network.named_parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * step, atol=1e-6, rtol=1e-4)

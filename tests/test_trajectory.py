@@ -16,7 +16,7 @@ from ddrank.augment.dsa import apply_dsa
 from ddrank.data import RealDataset, Samples, Space
 from ddrank.distill.base import Task
 from ddrank.distill.experts import ExpertRecipe, Experts
-from ddrank.distill.trajectory import MTT, step_indices, trajectory_loss
+from ddrank.distill.trajectory import MTT, Matching, step_indices, trajectory_loss
 from ddrank.distill.unroll import Flat, Unroll, vector_of
 from ddrank.engine import Engine
 from ddrank.errors import InputError, StoreWarning
@@ -264,6 +264,24 @@ def test_students_of_learned_images_end_nearer_to_the_expert(tmp_path):
     assert made.images.shape == (6, 1, 4, 4)
     assert made.lr == pytest.approx(float(distillation.tensors["lr"].detach()))
     assert made.lr != pytest.approx(0.1, abs=1e-4)
+
+
+def check_two_steps(matching: Matching, name: str, lr: float, momentum: float) -> None:
+    """One of the tensors moves by -lr g, then by -lr (g' + momentum g)."""
+    tensor = matching.tensors[name]
+    expected, velocity = tensor.detach().clone(), torch.zeros_like(tensor)
+    for iteration in range(2):
+        matching.step(iteration)
+        velocity = momentum * velocity + tensor.grad
+        expected -= lr * velocity
+        assert bool((tensor.grad != 0).any())
+        torch.testing.assert_close(tensor.detach(), expected)
+
+
+@pytest.mark.parametrize(("name", "lr"), [("images", 5.0), ("lr", 1e-3)])
+def test_pixels_and_rate_move_by_sgd_with_the_published_momentum(tmp_path, name, lr):
+    mtt = MTT(**SMALL, syn_steps=3, lr_img=5.0, lr_lr=1e-3, lr_init=0.1)
+    check_two_steps(mtt.begin(task(tmp_path)), name, lr, momentum=0.5)
 
 
 def test_it_starts_from_real_images_or_noise(tmp_path):
