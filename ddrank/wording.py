@@ -4,13 +4,11 @@ from __future__ import annotations
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, which is given in the singular.
+    """A number with its noun, which is given in the singular and has a plural in -s or -ies.
 
-    >>> counted(1, "entry"), counted(2, "entry"), counted(0, "student"), counted(1000, "class")
-    ('1 entry', '2 entries', '0 students', '1000 classes')
+    >>> counted(1, "entry"), counted(2, "entry"), counted(0, "student"), counted(3, "epoch")
+    ('1 entry', '2 entries', '0 students', '3 epochs')
     """
     if number == 1:
         return f"1 {noun}"
-    if noun.endswith("y") and noun[-2] not in "aeiou":
-        return f"{number} {noun[:-1]}ies"
-    return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
