@@ -28,6 +28,7 @@ from ddrank.result import Arm as ArmResult
 from ddrank.result import Result
 from ddrank.store import Store
 from ddrank.teacher import TeacherRoom, Teachers
+from ddrank.wording import counted
 
 RESULT_FILE = "result.json"
 
@@ -62,7 +63,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
         seeds = [config.seed + offset for offset in range(config.num_eval)]
         logger.start(config, folder)
         fits = measurer.measure(all_arms, seeds, finished=lambda name, of_arm: logger.arm(of_arm))
-        display.say(f"trained {measurer.trained} students; {measurer.found} came from the store")
+        display.say(f"trained {counted(measurer.trained, 'student')}; {measurer.found} came from the store")
     seconds = {"total": time.time() - started, **_spans(measurer.outcomes, started if since is None else since)}
     result = _result(config, seeds, all_arms, fits, distilled, teachers, machine, seconds, sorted(store.used))
     result.save(folder / RESULT_FILE)

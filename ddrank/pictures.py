@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddrank import atomic
 from ddrank.measure import Fit
+from ddrank.wording import counted
 
 MOST_CLASSES = 20
 MOST_COLUMNS = 10
@@ -163,7 +164,7 @@ def curves(fits: Mapping[str, Sequence[Fit]], path: Path) -> Path:
             axes[0].plot(line[:, 0] / line[-1, 0], line[:, 1], color=color, alpha=0.15, linewidth=0.6)
         if lines:
             mean = np.mean([line[:, 1] for line in lines], axis=0)
-            label = f"{arm} ({int(lines[0][-1, 0])} epochs)"
+            label = f"{arm} ({counted(int(lines[0][-1, 0]), 'epoch')})"
             axes[0].plot(
                 lines[0][:, 0] / lines[0][-1, 0], mean, color=color, linestyle=style, linewidth=1.5, label=label
             )

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ddrank.errors import InputError
 from ddrank.result import Arm, Result
+from ddrank.wording import counted
 
 _MEANING = {
     "real_hard": "real training set, hard labels",
@@ -108,7 +109,7 @@ _STYLES: dict[str, Callable[[Result], str]] = {"text": _text, "markdown": _markd
 
 
 def _title(result: Result) -> str:
-    seeds = f"{len(result.seeds)} seed" + ("s" if len(result.seeds) > 1 else "")
+    seeds = counted(len(result.seeds), "seed")
     return (
         f"{result.method} on {result.dataset}, IPC {result.ipc}, {result.model}, labels {result.labels}, "
         f"protocol {result.protocol}, {seeds}"

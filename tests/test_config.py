@@ -391,6 +391,10 @@ def test_a_recipe_wins_over_its_method():
 
 def test_a_model_is_as_deep_as_its_dataset_asks():
     assert composed("method=dm", "dataset=shapes", "dataset.convnet_depth=4").model.name == "convnet4"
+    own = ("dataset=imagefolder", "dataset.name=x", "dataset.loader.path=x", "dataset.num_classes=2", "model=convnet")
+    depths = {size: composed(*own, f"dataset.size={size}").model.depth for size in (32, 64, 128)}
+    assert depths == {32: 3, 64: 4, 128: 5}
+    assert composed(*own, "dataset.size=64", "dataset.convnet_depth=2").model.name == "convnet2"
     assert schema.model_named("convnet_bn", composed("dataset=cifar10"))["name"] == "convnet3_bn"
     with pytest.raises(InputError, match=r"there is no model 'convnet33' .*: choose one of alexnet, convnet, "):
         schema.model_named("convnet33", composed())
@@ -473,7 +477,7 @@ def test_a_model_is_as_deep_as_its_dataset_asks():
         ),
         (
             ["method=sre2l", "method.teacher_weights=[a.pt,b.pt]"],
-            "method.teacher_weights names 2 files for 1 teachers (convnet_bn): give one file for each",
+            "method.teacher_weights names 2 files for 1 teacher (convnet_bn): give one file for each",
         ),
         (
             ["method=sre2l", "method.teacher_weights=[nowhere.pt]"],
@@ -599,6 +603,7 @@ def test_help_names_every_group_and_needs_no_torch(tmp_path):
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
         known = [option for option in options(group) if "/" not in option]
         assert line == f"{group}: {', '.join(known)}"
+    assert "\nrecipe: " not in done.stdout  # found by method and dataset, never chosen
     for key in ("ipc: 1", "num_eval: 5", "w: 0.5", "store: store"):
         assert key in done.stdout
     assert list(tmp_path.iterdir()) == []

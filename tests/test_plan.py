@@ -113,7 +113,7 @@ def test_under_the_ddranking_protocol_every_key_is_known(command, tmp_path):
 def test_a_sweep_counts_what_its_jobs_share_once(command, tmp_path):
     outcome = command("run", "-m", *QUICK_SELECTION, "method=noise,random", "plan=true")
     assert outcome.code == 0, outcome.err
-    assert "2 jobs ask for" in outcome.out.replace("\n", " ")
+    assert "2 jobs, " in outcome.out.replace("\n", " ")
     (total,), jobs = plans(tmp_path, "sweep-plan.json"), plans(tmp_path)
     assert len(jobs) == 2
     assert total["measurements"]["asked"] == sum(len(job["measurements"]) for job in jobs)

@@ -749,7 +749,7 @@ def test_converting_from_a_url(command, tmp_path, server):
     ("arguments", "words"),
     [
         ((), "convert was given 0 places (none), expected two"),
-        (("theirs",), "convert was given 1 places (theirs), expected two"),
+        (("theirs",), "convert was given 1 place (theirs), expected two"),
         (("theirs", "mine", "more"), "convert was given 3 places (theirs, mine, more)"),
         (("nowhere", "mine"), "the distilled data nowhere do not exist"),
         (("theirs", "mine", "datset=digits"), "datset"),

@@ -401,7 +401,7 @@ def test_stored_views_are_evaluated(command, tmp_path):
     assert "trained the teacher" not in stored.err
     fly = command(*call)
     assert "which method.stored_views=false leaves unused" in fly.err
-    assert "trained 1 students; 5 came from the store" in fly.err  # all arms but syn_any are the same
+    assert "trained 1 student; 5 came from the store" in fly.err  # all arms but syn_any are the same
     first, second = results(tmp_path / "runs")
     assert first["arms"]["rdm_any"] == second["arms"]["rdm_any"]
     assert first["config"]["method"]["stored_views"]

@@ -279,7 +279,7 @@ def test_gc_drops_what_is_old_or_superseded_or_left_by_killed_jobs(folder, call)
     aged(stale, 1)
     shown = call("gc").out
     assert f"of version {measure.VERSION - 1}; {measure.VERSION} is asked for now" in shown
-    assert "2 entries, 1 parts of entries, 1 unfinished files, 1 stale locks" in shown
+    assert "2 entries, 1 incomplete entry, 1 unfinished file, 1 stale lock:" in shown
     assert call("gc", "--remove").code == 0
     assert entries(folder / "store") == sound | {recent.name: b""}
     assert not stale.exists()
@@ -287,7 +287,7 @@ def test_gc_drops_what_is_old_or_superseded_or_left_by_killed_jobs(folder, call)
     aged(old, 40)
     assert "teacher, digits, mlp, seed 0 (unused for 40.0 days)" in call("gc", "--older-than", "30d").out
     assert "0 entries" in call("gc", "--older-than", "30d", "--kind", "expert", "--remove").out
-    assert "1 entries" in call("gc", "--older-than", "30d", "--remove").out
+    assert "1 entry" in call("gc", "--older-than", "30d", "--remove").out
     assert not old.exists()
 
 
@@ -295,7 +295,7 @@ def test_ages_are_by_the_clock_of_the_file_system(folder, call, monkeypatch):
     (folder / "store" / "tensors" / ".half-x.safetensors").write_bytes(b"half")
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 40 * 86400)
-    assert "0 entries, 0 parts of entries, 0 unfinished files" in call("gc", "--older-than", "30d").out
+    assert "0 entries, 0 incomplete entries, 0 unfinished files" in call("gc", "--older-than", "30d").out
 
 
 def test_gc_puts_a_lock_back_that_a_job_has_taken_over_just_now(call, tmp_path, monkeypatch):
@@ -320,7 +320,7 @@ def test_gc_never_removes_what_a_job_has_locked(folder, call):
     with store.lock(key):
         assert "0 entries" in call("gc", "--remove").out
     assert store.lookup(key) == {"accuracy": 0.5}
-    assert "1 entries" in call("gc", "--remove").out
+    assert "1 entry" in call("gc", "--remove").out
     assert store.lookup(key) is None
 
 
@@ -360,11 +360,11 @@ def test_checkpoints_of_trainings_are_seen_checked_and_dropped_when_they_are_don
     assert "holds no such entry" in call("export", "moved.tar", "--kind", "training").sentence()
     store.keep(checkpoints[0].key, {"accuracy": 0.5})  # by a job that was killed before it removed its checkpoint
     aged(checkpoints[1].path, days=40)
-    assert "1 entries" in call("gc", "--remove").out
+    assert "1 entry" in call("gc", "--remove").out
     assert not checkpoints[0].path.exists()
     with store.lock(checkpoints[1].key):
         assert "0 entries" in call("gc", "--older-than", "30d", "--remove").out
-    assert "1 entries" in call("gc", "--older-than", "30d", "--remove").out
+    assert "1 entry" in call("gc", "--older-than", "30d", "--remove").out
     assert not checkpoints[1].path.exists()
     checkpoints[2].path.rename(checkpoints[1].path.parent / f"{'a' * 64}.pt")
     assert f"{'a' * 64}.pt (its key is not that of its name)" in call("verify").out
@@ -402,7 +402,7 @@ def test_what_is_imported_is_not_computed_again(folder, call, command):
 
 
 def test_export_takes_what_is_meant_and_leaves_out_what_is_corrupt(folder, call):
-    assert "exported 1 entries" in call("export", "teachers.tar", "--kind", "teacher").out
+    assert "exported 1 entry" in call("export", "teachers.tar", "--kind", "teacher").out
     assert "exists: choose another name" in call("export", "teachers.tar").sentence()
     flip(only(folder / "store", "*.safetensors"))
     left_out = call("export", "all.tar")

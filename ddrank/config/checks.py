@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddrank.config.options import model_named
 from ddrank.config.schema import LABELS, OPTIMIZERS, SCHEDULES, SOFT_KINDS, SPACES, Distillation, Examination
 from ddrank.errors import InputError
+from ddrank.wording import counted
 
 
 def check(config: DictConfig) -> None:
@@ -168,8 +169,8 @@ def _check_labels(config: DictConfig) -> None:
     weights, teachers = list(config.method.teacher_weights), list(config.method.teachers)
     if weights and len(weights) != len(teachers):
         raise InputError(
-            f"method.teacher_weights names {len(weights)} files for {len(teachers)} teachers "
-            f"({', '.join(teachers)}): give one file for each"
+            f"method.teacher_weights names {counted(len(weights), 'file')} for "
+            f"{counted(len(teachers), 'teacher')} ({', '.join(teachers)}): give one file for each"
         )
     for path in weights:
         if not Path(path).is_file():

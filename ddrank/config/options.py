@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import is_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,19 +16,44 @@ from ddrank.errors import InputError
 
 
 def register() -> None:
-    """Make the schemas known to Hydra, under the names that conf/*.yaml begin with, and what conf/ reckons with."""
+    """Make the schemas known to Hydra, under the names that conf/*.yaml begin with, and to them and the help
+    texts the resolvers that they use."""
     store = ConfigStore.instance()
     store.store(name="evaluation_schema", node=Evaluation)
     store.store(name="distillation_schema", node=Distillation)
     store.store(name="examination_schema", node=Examination)
-    OmegaConf.register_new_resolver("case", _case, replace=True)
-    OmegaConf.register_new_resolver("quotient", lambda dividend, divisor: dividend / divisor, replace=True)
-    OmegaConf.register_new_resolver("whole_quotient", lambda dividend, divisor: dividend // divisor, replace=True)
+    for resolver in (case, convnet_depth, groups, quotient, whole_quotient):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
-def _case(choice: str | int, options: dict[str | int, str], otherwise: str) -> str:
+def case(choice: str | int, options: dict[str | int, str], otherwise: str) -> str:
     """`${case:${dataset},{image*:resnet18},convnet}`: the option whose pattern comes first and fits, or the last."""
     return next((option for pattern, option in options.items() if fnmatchcase(str(choice), str(pattern))), otherwise)
+
+
+def convnet_depth(size: int) -> int:
+    """How many blocks a ConvNet has for images of so many pixels: 3 at 32, one more each time the size doubles.
+
+    >>> [convnet_depth(size) for size in (28, 32, 64, 128, 224)]
+    [3, 3, 4, 5, 6]
+    """
+    return round(math.log2(max(size, 8) / 4))
+
+
+def groups(*names: str) -> str:
+    """`${groups:dataset,model}` in a help text: a line for each group, with its options."""
+    options = {name: sorted(path.stem for path in (folder() / name).glob("*.yaml")) for name in names}
+    return "".join(f"{name}: {', '.join(options[name])}\n" for name in names)
+
+
+def quotient(dividend: float, divisor: float) -> float:
+    """`${quotient:1,${dataset.rded_factor}}`."""
+    return dividend / divisor
+
+
+def whole_quotient(dividend: int, divisor: int) -> int:
+    """`${whole_quotient:${dataset.size},7}`: the quotient, rounded down."""
+    return dividend // divisor
 
 
 def settings(kind: type = Evaluation, place: str = "") -> list[str]:

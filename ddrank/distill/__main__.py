@@ -16,6 +16,7 @@ from ddrank.config import check
 from ddrank.errors import InputError
 from ddrank.launch import launch
 from ddrank.override import override
+from ddrank.wording import counted
 
 
 def distillation(config: DictConfig) -> None:
@@ -44,7 +45,7 @@ def conversion(places: list[str], settings: list[str]) -> Callable[[DictConfig],
     def job(config: DictConfig) -> None:
         if len(places) != 2:
             raise InputError(
-                f"convert was given {len(places)} places ({', '.join(places) or 'none'}), expected two: "
+                f"convert was given {counted(len(places), 'place')} ({', '.join(places) or 'none'}), expected two: "
                 "python -m ddrank.distill convert SRC DST dataset=..."
             )
         check(config)
@@ -54,7 +55,7 @@ def conversion(places: list[str], settings: list[str]) -> Callable[[DictConfig],
         path, distilled = convert(config, Path(places[1]), ipc, config.overwrite)
         soft = "no soft labels" if distilled.soft_labels is None else f"soft labels ({distilled.stored_kind})"
         print(
-            f"wrote {path} and grid.png beside it: {len(distilled.images)} images "
+            f"wrote {path} and grid.png beside it: {counted(len(distilled.images), 'image')} "
             f"(ipc={len(distilled.images) // config.dataset.num_classes}), space {distilled.space}, {soft}, "
             f"read as {distilled.format}"
         )
@@ -68,8 +69,8 @@ def relabelling(places: list[str], settings: list[str]) -> Callable[[DictConfig]
     def job(config: DictConfig) -> None:
         if len(places) not in (1, 2):
             raise InputError(
-                f"relabel was given {len(places)} places ({', '.join(places) or 'none'}), expected one or two: "
-                "python -m ddrank.distill relabel SRC DST dataset=... teacher=..."
+                f"relabel was given {counted(len(places), 'place')} ({', '.join(places) or 'none'}), expected one or "
+                "two: python -m ddrank.distill relabel SRC DST dataset=... teacher=..."
             )
         check(config)
         from ddrank import engine
@@ -88,7 +89,8 @@ def relabelling(places: list[str], settings: list[str]) -> Callable[[DictConfig]
             print(f"wrote {path} and grid.png beside it: one soft label (logits) an image")
         else:
             print(
-                f"wrote {path}, grid.png and views/ beside it: labels of {views.epochs} epochs of {views.count} views "
+                f"wrote {path}, grid.png and views/ beside it: labels of {counted(views.epochs, 'epoch')} of "
+                f"{counted(views.count, 'view')} "
                 f"({views.nbytes / 1e6:.3g} MB); evaluate them with method.labels=multi method.stored_views=true"
             )
 

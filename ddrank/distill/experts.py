@@ -26,6 +26,7 @@ from ddrank.distill.unroll import vector_of
 from ddrank.progress import duration
 from ddrank.store import digest
 from ddrank.student import derived_seed, new_network
+from ddrank.wording import counted
 
 VERSION = 2  # raise it when the same key would get other trajectories
 _MOST_BYTES = 1 << 30  # of trajectories in memory
@@ -93,7 +94,8 @@ class Experts:
         missing, task, began = self._missing(), self._task, time.monotonic()
         if not missing:
             return
-        what = f"{len(missing)} experts ({self._recipe.model} on {task.real.name}, {self._recipe.epochs} epochs each)"
+        epochs = counted(self._recipe.epochs, "epoch")
+        what = f"{counted(len(missing), 'expert')} ({self._recipe.model} on {task.real.name}, {epochs} each)"
         with task.display.activity(f"training {what}", len(missing) * self._recipe.epochs) as advance:
             for number in missing:
                 self._store(number, advance)

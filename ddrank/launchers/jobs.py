@@ -23,6 +23,7 @@ from omegaconf import DictConfig, open_dict
 
 from ddrank.crew import SHARE
 from ddrank.errors import InputError
+from ddrank.wording import counted
 
 LOG = "log.txt"
 
@@ -108,7 +109,10 @@ class Jobs(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         jobs = _jobs(job_overrides, initial_job_idx)
         left, began, why = {job.number: job for job in jobs}, time.monotonic(), "nothing was heard of its end"
-        _say(f"{len(jobs)} jobs, {self.place(len(jobs))}; what they print is in {self.config.hydra.sweep.dir}/*/{LOG}")
+        _say(
+            f"{counted(len(jobs), 'job')}, {self.place(len(jobs))}; what is printed is in "
+            f"{self.config.hydra.sweep.dir}/*/{LOG}"
+        )
         try:
             with contextlib.closing(self.outcomes(jobs)) as outcomes:
                 for job, loss in outcomes:

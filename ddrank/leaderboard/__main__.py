@@ -13,6 +13,7 @@ from ddrank.errors import InputError
 from ddrank.leaderboard.configuration import printable
 from ddrank.leaderboard.rank import Ranking
 from ddrank.leaderboard.report import complain, escape_what_cannot_be_printed, report
+from ddrank.wording import counted
 
 _SUBCOMMANDS = {
     "submit": "write a finished result as a submission to leaderboard/submissions",
@@ -53,7 +54,7 @@ def _page(ranking: Ranking, folder: Path) -> None:
 def _figures(ranking: Ranking, folder: Path) -> None:
     from ddrank.leaderboard import figures  # only now: whoever wants a table does not wait for matplotlib
 
-    print(f"written: {len(figures.write(ranking, folder))} figures in {printable(str(folder))}")
+    print(f"written: {counted(len(figures.write(ranking, folder)), 'figure')} in {printable(str(folder))}")
 
 
 def _wandb(ranking: Ranking, folder: Path, drawn: bool) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from ddrank import atomic
 from ddrank.plan.contents import Forecast, Measurement, Preparation, distinct, seconds
 from ddrank.progress import duration
+from ddrank.wording import counted
 
 FILE, SWEEP_FILE = "plan.json", "sweep-plan.json"
 _WIDTH = 120
@@ -29,7 +30,7 @@ def save(forecast: Forecast, folder: Path) -> Path:
 def show(forecast: Forecast, folder: Path) -> None:
     """Print one plan, and where its file lies."""
     console, one = _console(), forecast
-    seeds = f"{len(one.seeds)} seed{'s' * (len(one.seeds) > 1)}"
+    seeds = counted(len(one.seeds), "seed")
     console.print(
         f"[bold]{escape(one.method)} on {escape(one.dataset)}, IPC {one.ipc}, {one.model}, labels {one.labels}, "
         f"protocol {one.protocol}, {seeds}: what would be done[/bold]"
@@ -58,8 +59,9 @@ def show_sweep(folder: Path, jobs: list[Path]) -> None:
     }
     atomic.write_bytes(folder / SWEEP_FILE, (json.dumps(content, indent=1) + "\n").encode())
     _console().print(
-        f"[bold]{len(jobs)} jobs[/bold] ask for {asked} measurements, {len(measurements)} of them distinct: {found} in "
-        f"the store, {trained} students to train ({content['steps']:,} steps), {len(preparations)} to be made first; "
+        f"[bold]{counted(len(jobs), 'job')}[/bold], {counted(asked, 'measurement')}, {len(measurements)} of them "
+        f"distinct: {found} in the store, {counted(trained, 'student')} to train ({content['steps']:,} steps), "
+        f"{len(preparations)} to be made first; "
         f"about {duration(content['seconds'])} on this machine, one job after the other "
         f"({duration(content['apart'])} if they shared nothing); {folder / SWEEP_FILE}"
     )

@@ -28,6 +28,7 @@ from ddrank.store.lock import lock_of
 from ddrank.store.store import Store
 from ddrank.store.survey import FOLDERS, File, Selection, selected, survey, watched
 from ddrank.store.verification import problem_of
+from ddrank.wording import counted
 
 SCHEMA = "ddrank/store/1"
 _STATEMENT = "ddrank-store.json"
@@ -67,7 +68,7 @@ def export(root: Path, target: Path, selection: Selection, runs: Collection[Path
         print(f"corrupt, left out: {one}")
     if wanted is not None and absent:
         print(f"absent: {absent} of the {len(wanted)} entries that the results rest on are not in {root}")
-    print(f"exported {len(files) - len(corrupt)} entries to {target}")
+    print(f"exported {counted(len(files) - len(corrupt), 'entry')} to {target}")
     return not corrupt
 
 

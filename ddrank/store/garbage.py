@@ -15,6 +15,7 @@ from ddrank.store.listing import row, size
 from ddrank.store.lock import FOLDER, clear, clock, gone, holder
 from ddrank.store.survey import Entry, File, Selection, Survey, selected, survey
 from ddrank.store.verification import UNFINISHED_SECONDS, discard
+from ddrank.wording import counted
 
 _DAY = 86400.0
 _USED_BY_RESULTS = ("measurement", "teacher", "zca", "student")  # what the results of runs can refer to
@@ -160,9 +161,8 @@ def _report(garbage: list[Garbage], remains: list[File], left: list[File], locks
     for who, count in Counter(map(holder, locks)).items():
         print(f"stale locks of {who}: {count}")
     freed = sum(file.bytes for file in (*(one.file for one in garbage), *remains, *left))
-    counts = {"entries": len(garbage), "parts of entries": len(remains), "unfinished files": len(left)}
-    counts["stale locks"] = len(locks)
-    print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}: {size(freed)}")
+    counts = {"entry": garbage, "incomplete entry": remains, "unfinished file": left, "stale lock": locks}
+    print(f"{', '.join(counted(len(those), name) for name, those in counts.items())}: {size(freed)}")
 
 
 def _remove(found: Survey, garbage: list[Garbage], files: list[File], locks: list[Path]) -> None:
