@@ -21,8 +21,8 @@ from ddrank.data.distilled import write_distilled
 from ddrank.data.readers import find
 from ddrank.data.readers.found import Found
 from ddrank.errors import InputError, UntrustedError
-from ddrank.launch import explained
 from ddrank.override import override
+from ddrank.refusal import explained
 from ddrank.result import Result
 
 _SOFT_LABELS = "soft_labels.pt"

@@ -6,10 +6,8 @@ Exit status 2: something that the user can mend. 3: a sweep lost jobs; the same 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import os
-import re
 import select
 import shutil
 import sys
@@ -21,15 +19,16 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddrank import config as schema
 from ddrank import launchers
 from ddrank.errors import EngineWarning, InputError, LostError, StoreWarning
 from ddrank.launchers import Loss
+from ddrank.refusal import explained
 
 DEBUG = "DDRANK_DEBUG"
 _UNWRITABLE = {
@@ -78,14 +77,9 @@ def launch(
             _stop(sentence, getattr(error, "status", 2))
         if job.began or not isinstance(error, ValueError | TypeError | AssertionError):
             raise
-        _stop(_one_line(error))  # Hydra's own way of refusing some command lines
+        _stop(explained(error))  # Hydra's own way of refusing some command lines
     if job.lost:
         _stop_short(job.lost)
-
-
-def explained(error: Exception) -> str:
-    """Why Hydra or OmegaConf refuse a configuration, and what to do, in one sentence."""
-    return _unknown_option(error) if isinstance(error, MissingConfigException) else _one_line(error)
 
 
 class _Job:
@@ -103,6 +97,7 @@ class _Job:
         alone = hydra_config.mode == RunMode.RUN
         try:
             self._do(config, alone)
+            _leave_nothing(Path(hydra_config.runtime.output_dir))  # of what writes its files elsewhere
             return None
         except Exception as error:
             sentence = _mendable(error)
@@ -119,7 +114,8 @@ class _Job:
                 refused=bool(sentence) and not isinstance(error, LostError),
             )
             number = hydra_config.job.num
-            name = f"{config.method.name} on {config.dataset.name}, ipc={config.ipc}, seed={config.seed}"
+            dataset = OmegaConf.select(config, "dataset.name", default="?")  # its lack may be what is wrong
+            name = f"{config.method.name} on {dataset}, ipc={config.ipc}, seed={config.seed}"
             print(f"ddrank: job {number} ({name}): {loss.why}", file=sys.stderr)
             self.lost[number] = loss
             return loss
@@ -177,8 +173,8 @@ def _warning(
 
 def _leave_nothing(folder: Path) -> None:
     """Remove a job's folder if it holds no more than what Hydra put there."""
-    if {entry.name for entry in folder.iterdir()} <= {".hydra"}:
-        shutil.rmtree(folder)
+    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # up to the first parent that holds something else
             for parent in folder.parents:
                 if not parent.is_relative_to(Path.cwd()) or parent == Path.cwd():
@@ -200,27 +196,3 @@ def _stop(sentence: str, status: int = 2) -> NoReturn:
         raise
     print(f"ddrank: {sentence}", file=sys.stderr)
     sys.exit(status)
-
-
-def _unknown_option(error: MissingConfigException) -> str:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    if not group or not error.options:
-        return _one_line(error)
-    near = difflib.get_close_matches(option, error.options, n=1)
-    guess = f" (did you mean {near[0]}?)" if near else ""
-    return f"{group}={option} is not known{guess}: choose one of {', '.join(error.options)}"
-
-
-def _one_line(error: Exception) -> str:
-    """Hydra's and OmegaConf's messages, their causes included, in one line."""
-    parts = [str(error)]
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        parts.append(str(error.__cause__))
-    lines = [line.strip() for part in parts for line in part.splitlines()]
-    told = [line for line in lines if line and not line.startswith(("To append", "object_type=", "reference_type="))]
-    text = "; ".join(dict.fromkeys(line.rstrip(".") for line in told))
-    if unknown := re.search(r"Could not override '([\w.@/]+)'", text):
-        near = difflib.get_close_matches(unknown[1], schema.settings(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "see the known settings with `--cfg job`"
-        return f"there is no setting {unknown[1]}: {hint}"
-    return f"{text}: see the known settings with `--cfg job`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICK, QUICK_SELECTION
@@ -79,6 +80,23 @@ CASES = [
     (("model=null",), "Config group override must be a string"),
     (("method=custom", "method.data=nowhere.pt"), "nowhere.pt does not exist"),
     (("method=random", "ipc=1000"), "ipc=1000 asks for more images than class '0' of digits has"),
+    (("method=custom", "method.data=lr=0.1/images.pt"), "is put in quotes, \"method.data='lr=0.1/images.pt'\""),
+    (("method=custom", "method.data=data(1)/images.pt"), "is put in quotes, \"method.data='data(1)/images.pt'\""),
+    (("method=custom", "method.data=a,b/images.pt"), "\"method.data='a,b/images.pt'\" for one text"),
+    (("method=custom", "method.data=my", "data/images.pt"), "'data/images.pt' is no setting, expected key=value"),
+    (("protocol.lrs=[0.1",), "a list is [1,2]"),
+    (("method.teachers=resnet18",), "write method.teachers=[resnet18]"),
+    (("ipc=ten",), "ipc is ten, expected a whole number"),
+    (("score.w=half",), "score.w is half, expected a number"),
+    (("plan=perhaps",), "plan is perhaps, expected true or false"),
+    (("method.mean=[x]",), "method.mean is [x], expected a number at method.mean[0]"),
+    (("dataset=imagefolder",), "dataset.name has no value: give it on the command line as dataset.name=..."),
+    (("dataset=imagefolder", "dataset.name=birds"), "dataset.loader.path has no value"),
+    (("train={epoch:3}",), "there is no setting train.epoch: did you mean train.epochs?"),
+    (
+        ("hydra/launcher=submitit_slurm", "hydra.launcher.additional_parameters={mail-type:END}"),
+        "has no entry mail-type: to add it, write a + before it, +hydra.launcher.additional_parameters={mail-type:END}",
+    ),
     (("method.distiller.init=zeros",), "method.distiller.init is 'zeros'"),
     (("method.distiller.lrr=1",), "method.distiller.lrr"),
     (("method=random", "criterion=sce", "method.labels=single", "method.temperature=0"), "emperature"),
@@ -93,6 +111,13 @@ def test_settings(command, tmp_path, arguments, words):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_job_of_a_sweep_without_a_name_for_its_dataset(command):
+    outcome = command("run", "-m", "dataset=imagefolder")
+    assert outcome.code == 2
+    assert "dataset.name has no value: give it on the command line" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 own = ("method=custom", "method.data=own")
 
 
@@ -102,10 +127,22 @@ own = ("method=custom", "method.data=own")
         (torch.zeros(20, 1, 8, 8), {}, (), "holds 20 images, expected 10 (10 classes x ipc=1)"),
         (torch.zeros(10, 3, 8, 8), {}, (), "shape (10, 3, 8, 8), expected (10, 1, 8, 8)"),
         (torch.zeros(10, 1, 28, 28), {}, (), "expected (10, 1, 8, 8)"),
-        (torch.zeros(10, 8, 8), {}, (), "expected (10, 1, 8, 8)"),
+        (torch.zeros(10, 8), {}, (), "expected (10, 1, 8, 8)"),
+        (torch.zeros(10, 3, 8, 1), {}, (), "save images.permute(0, 3, 1, 2)"),
         (torch.zeros(10, 1, 8, 8, dtype=torch.int16), {}, (), "floating point"),
         (torch.full((10, 1, 8, 8), float("nan")), {}, (), "NaN or infinite values in 10 of 10 images"),
-        (None, {"labels": torch.arange(10) + 1}, (), "run from 1 to 10, expected class indices from 0 to 9"),
+        (
+            None,
+            {"labels": torch.arange(10) + 1},
+            (),
+            "own/labels.pt run from 1 to 10, expected class indices from 0 to 9: save labels - 1",
+        ),
+        (
+            None,
+            {"labels": torch.arange(5)},
+            (),
+            "own/labels.pt are torch.int64 of shape (5,), expected 10 class indices: ",
+        ),
         (None, {"labels": torch.zeros(10)}, (), "give class 0 10 images"),
         (None, {"labels": torch.rand(10)}, (), "class indices"),
         (None, {"lr": torch.tensor(-1.0)}, (), "learning rate"),
@@ -136,6 +173,58 @@ def test_distilled_data(command, tmp_path, images, others, arguments, words):
     save_own(tmp_path / "own", images, **others)
     assert words in command("run", *own, *arguments).sentence()
     assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "own/images.pt is empty (0 bytes)"),
+        (b"tensor([[0., 1.]])", "own/images.pt is no file of torch.save: save the tensors with torch.save"),
+        (
+            torch.nn.Linear(2, 2),
+            "own/images.pt holds more than tensors and was not opened for safety: save its tensors",
+        ),
+        (
+            np.zeros((10, 1, 8, 8)),
+            "own/images.pt holds more than tensors and was not opened for safety: save its tensors",
+        ),
+        ({"image_syn": torch.zeros(10, 1, 8, 8)}, "a dict of image_syn, expected images (or x, data), labels"),
+    ],
+    ids=["empty", "text", "module", "numpy", "keys"],
+)
+def test_files_that_hold_no_plain_tensors(command, tmp_path, content, words):
+    save_own(tmp_path / "own", None if isinstance(content, bytes) else content)
+    if isinstance(content, bytes):
+        (tmp_path / "own/images.pt").write_bytes(content)
+    sentence = command("run", *own).sentence()
+    assert words in sentence
+    assert "\x1b" not in sentence
+    (tmp_path / "own/images.pt").rename(tmp_path / "own/other.pt")
+    assert (
+        words.partition("images.pt ")[2].partition(", expected")[0]
+        in command("run", own[0], "method.data=own/other.pt").sentence()
+    )
+
+
+PIXELS = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("images", "space", "mend"),
+    [
+        (PIXELS, "normalized", "method.space=pixel"),
+        (PIXELS * 255, "normalized", "images = images / 255 before saving, and method.space=pixel"),
+        (PIXELS * 255, "pixel", "images = images / 255 before saving, and method.space=pixel"),
+        (PIXELS * 16, "normalized", "images brought to [0, 1] before saving, and method.space=pixel"),
+        (PIXELS * 2000 - 1000, "pixel", "images brought to [0, 1] before saving, and method.space=pixel"),
+    ],
+)
+def test_values_of_pixels_are_refused_with_what_mends_them(command, tmp_path, images, space, mend):
+    save_own(tmp_path / "own", images)
+    sentence = command("run", *QUICK_SELECTION, *own, f"method.space={space}").sentence()
+    assert f"method.space says {space}: " in sentence
+    assert f"; mend it with {mend};" in sentence
+    assert sentence.count("ddrank.doctor") == 1
 
 
 def test_truncated_files(command, tmp_path):

@@ -576,7 +576,7 @@ def command(folder: Path, *arguments: str, program: list[str] | None = None) -> 
         (["train.epoch=3"], "there is no setting train.epoch: did you mean train.epochs?"),
         (["datset=digits"], "there is no setting datset: did you mean dataset?"),
         (["dataset=digit"], "dataset=digit is not known (did you mean digits?): choose one of cifar10, "),
-        (["ipc=many"], "Value 'many' of type 'str' could not be converted to Integer"),
+        (["ipc=many"], "ipc is many, expected a whole number"),
         (["+foo=1"], "there is no setting foo"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

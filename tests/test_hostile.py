@@ -240,7 +240,7 @@ MALFORMED = {
     "nothing there": (lambda folder: folder / "nowhere", "do not exist"),
     "an empty folder": (lambda folder: folder, "holds neither distilled.safetensors nor images.pt"),
     "a text file": (lambda folder: layouts.pickled("x", folder / "notes.txt"), "is not of a known kind"),
-    "rank 3": (lambda folder: tensors(folder, torch.zeros(6, 8, 8)), "(6, 8, 8), expected (6, 3, 8, 8)"),
+    "rank 3": (lambda folder: tensors(folder, torch.zeros(6, 8, 8)), "(6, 1, 8, 8), expected (6, 3, 8, 8)"),
     "rank 0": (lambda folder: tensors(folder, torch.tensor(1.0)), "holds images of shape ()"),
     "no images": (lambda folder: tensors(folder, torch.zeros(0, 3, 8, 8)), "holds 0 images, expected 6"),
     "NaN": (lambda folder: tensors(folder, NAN), "NaN or infinite values in 6 of 6 images"),
@@ -302,7 +302,7 @@ MALFORMED = {
     "npz with images twice": (lambda folder: arrays(folder, images=[1], x=[1]), "holds both images and x"),
     "npz with soft labels twice": (
         lambda folder: arrays(folder, x=floats().numpy(), y=soft().numpy(), soft_labels=soft().numpy()),
-        "holds soft labels twice",
+        "soft labels twice",
     ),
     "npz of text": (lambda folder: arrays(folder, images=np.array(["a"])), "for safety"),
     "npz of double width": (lambda folder: arrays(folder, images=np.zeros((6, 3, 8, 16))), "(6, 3, 8, 16)"),
@@ -414,6 +414,15 @@ def test_the_command_says_it_and_leaves_nothing(command, tmp_path, name):
     assert outcome.sentence()  # exit status 2, one line, no traceback
     assert len(outcome.err.strip().splitlines()) == 1
     assert not (tmp_path / "mine").exists()
+
+
+def test_what_is_converted_without_labels_is_said_and_leaves_no_empty_run(command, tmp_path):
+    torch.save(torch.rand(10, 1, 8, 8), tmp_path / "images.pt")
+    outcome = command("distill", "convert", "images.pt", "mine", "dataset=digits", "method.space=pixel")
+    assert outcome.code == 0
+    assert outcome.err == "images.pt: no labels beside it: images are taken class by class\n"
+    assert (tmp_path / "mine/distilled.safetensors").is_file()
+    assert not (tmp_path / "runs").exists()
 
 
 # --- whatever bytes there are ---

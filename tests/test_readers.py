@@ -280,18 +280,22 @@ def test_tables_of_numbers_and_names(tmp_path):
 
 
 @pytest.mark.parametrize("order", ["NHWC", "NCHW"])
-@pytest.mark.parametrize("kind", ["npz", "npy"])
+@pytest.mark.parametrize("kind", ["npz", "npy", "pt"])
 def test_arrays_of_floats_in_either_order(tmp_path, kind, order):
     array = floats().numpy() if order == "NCHW" else floats().permute(0, 2, 3, 1).contiguous().numpy()
     if kind == "npz":
         np.savez(tmp_path / "set.npz", images=array, labels=LABELS.numpy())
+    elif kind == "pt":
+        torch.save(torch.from_numpy(array), tmp_path / "images.pt")
+        torch.save(LABELS, tmp_path / "labels.pt")
     else:
         np.save(tmp_path / "images.npy", array)
         np.save(tmp_path / "labels.npy", LABELS.numpy())
     found = find(tmp_path)
-    assert (found.format, found.space) == ("npz", None)
+    assert (found.format, found.space) == ("ddranking" if kind == "pt" else "npz", None)
     assert torch.equal(found.images, floats())
     assert torch.equal(found.labels, LABELS)
+    assert found.notes == ()
 
 
 def test_arrays_beside_each_other(tmp_path, memory):
@@ -313,6 +317,48 @@ def test_arrays_beside_each_other(tmp_path, memory):
     np.save(tmp_path / "labels.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"labels\.npy is truncated, or holds more than plain arrays"):
         find(tmp_path / "images.npy")
+
+
+@pytest.mark.parametrize("kind", ["pt", "npy"])
+def test_parts_beside_the_images_have_the_same_names_whatever_their_kind(tmp_path, memory, kind):
+    parts = {"images": floats(), "labels": LABELS.flip(0), "soft_labels": soft(), "lr": torch.tensor(0.02)}
+    for name, part in parts.items():
+        if kind == "pt":
+            torch.save(part, tmp_path / f"{name}.pt")
+        else:
+            np.save(tmp_path / f"{name}.npy", part.numpy())
+    upload(memory, tmp_path, "/there")
+    for place in (tmp_path, f"memory://there/images.{kind}"):
+        found = look(place, cache=tmp_path / "cache")
+        assert torch.equal(found.labels, LABELS.flip(0))
+        assert torch.equal(found.soft_labels, soft())
+        assert found.lr == pytest.approx(0.02)
+        assert found.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["pt", "npy"])
+def test_labels_are_those_named_as_the_images_are(tmp_path, memory, kind):
+    def save(name: str, part: torch.Tensor) -> None:
+        torch.save(part, tmp_path / name) if kind == "pt" else np.save(tmp_path / name, part.numpy())
+
+    save(f"syn_images.{kind}", floats())
+    save(f"syn_labels.{kind}", LABELS.flip(0))
+    save(f"labels.{kind}", LABELS)  # of other images
+    upload(memory, tmp_path, "/there")
+    for place in (tmp_path / f"syn_images.{kind}", f"memory://there/syn_images.{kind}"):
+        found = look(place, cache=tmp_path / "cache")
+        assert torch.equal(found.labels, LABELS.flip(0))
+        assert found.notes == (f"syn_labels.{kind} beside it is taken for its labels",)
+
+
+def test_images_without_labels_say_so_and_name_what_is_not_read(tmp_path):
+    torch.save(floats(), tmp_path / "images.pt")
+    assert look(tmp_path).notes == ("no labels beside it: images are taken class by class",)
+    torch.save(LABELS.flip(0), tmp_path / "label_syn.pt")
+    (note,) = look(tmp_path).notes
+    assert "label_syn.pt there is not read: if it holds their labels, rename it to labels.pt" in note
+    (tmp_path / "label_syn.pt").rename(tmp_path / "labels.pt")
+    assert look(tmp_path).notes == ()
 
 
 @pytest.mark.parametrize("order", ["NHWC", "NCHW"])
@@ -633,7 +679,7 @@ def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path, memory, monkeypat
 
 def test_a_url_in_a_message_is_the_users(tmp_path, memory):
     memory.pipe_file("/there/images.pt", pickle.dumps("no tensor"))
-    with pytest.raises(InputError, match=r"^memory://there/images\.pt is truncated, or holds"):
+    with pytest.raises(InputError, match=r"^memory://there/images\.pt holds more than tensors"):
         find("memory://there/images.pt", cache=tmp_path / "cache")
     upload(memory, layouts.ddranking(tmp_path / "here"), "/that")
     with pytest.raises(InputError, match=r"^memory://that holds 6 images, expected 9"):

@@ -94,6 +94,7 @@ def test_soft_labels_are_the_mean_of_the_teachers_logits(command, tmp_path, weig
     assert found.metadata["relabelled"]["from"]["sha256"] == hashlib.sha256(theirs.read_bytes()).hexdigest()
     assert len(found.metadata["relabelled"]["fingerprint"]) == 64
     assert (tmp_path / "mine/grid.png").is_file()
+    assert not (tmp_path / "runs").exists()  # nothing is there to keep
 
 
 def test_in_place_only_if_it_is_said(command, tmp_path, weights, source):

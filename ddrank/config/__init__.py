@@ -5,7 +5,7 @@ Hydra merges the YAML files of `conf/` and the command line into `Evaluation` (p
 refused while composing; `check` refuses what types cannot tell. Nothing here imports torch.
 """
 
-from ddrank.config.checks import check
+from ddrank.config.checks import check, no_value
 from ddrank.config.options import folder, model_named, register, settings
 from ddrank.config.schema import (
     LABELS,
@@ -56,6 +56,7 @@ __all__ = [
     "check",
     "folder",
     "model_named",
+    "no_value",
     "register",
     "settings",
 ]

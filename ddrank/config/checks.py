@@ -16,9 +16,11 @@ from ddrank.wording import counted
 
 def check(config: DictConfig) -> None:
     """Refuse keys, values and combinations that cannot be meant, before any work begins. Raises InputError."""
+    if missing := _missing(OmegaConf.to_container(config)):
+        raise InputError(no_value(missing[0]))
     _check_keys(config)
-    if missing := sorted(OmegaConf.missing_keys(config)) or ([] if config.method.data else ["method.data"]):
-        raise InputError(f"{missing[0]} has no value: give it on the command line as {missing[0]}=...")
+    if not config.method.data:
+        raise InputError(no_value("method.data"))
     method = config.method
     _one_of("method.labels", method.labels, LABELS)
     _one_of("method.space", method.space, SPACES)
@@ -87,6 +89,22 @@ def check(config: DictConfig) -> None:
     _check_labels(config)
     if config.plan and OmegaConf.get_type(config) in (Distillation, Examination):
         raise InputError("plan=true is of python -m ddrank.run: leave it out here")
+
+
+def no_value(key: str) -> str:
+    """What to say of a setting that must be given."""
+    return f"{key} has no value: give it on the command line as {key}=..."
+
+
+def _missing(content: dict, place: str = "") -> list[str]:
+    """The settings without a value in `content`, whose interpolations, which may lead to such ones, are as written."""
+    missing = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            missing += _missing(value, f"{place}{key}.")
+        elif value == "???":
+            missing.append(f"{place}{key}")
+    return missing
 
 
 def _check_keys(config: DictConfig, where: str = "") -> None:

@@ -223,7 +223,7 @@ def distilled_from(
     distilled = DistilledDataset(
         images=_plain(sets[0]),
         others=tuple(_plain(images) for images in sets[1:]),
-        labels=_hard_labels(found.labels, path, num_classes, ipc),
+        labels=_hard_labels(found.labels, found.where_labels, num_classes, ipc),
         soft_labels=None if soft is None else _soft_logits(soft, kind, soft_path or path, num_classes, ipc),
         lr=found.lr,
         space=space,
@@ -328,6 +328,11 @@ def _shape_problem(path: Path | str, found: tuple, expected: tuple, num_classes:
             f"{path} holds {found[0]} images, expected {expected[0]} ({num_classes} classes x ipc={ipc}): "
             "correct ipc=... or give the data of this IPC"
         )
+    if len(found) == 4 and found[1] != expected[1] and found[3] == expected[1]:
+        return (
+            f"{path} holds images of shape {found}, with the channels last, expected {expected} (images, channels, "
+            "height, width): save images.permute(0, 3, 1, 2)"
+        )
     resizable = len(found) == 4 and found[1] == expected[1] and 0 not in found
     return (
         f"{path} holds images of shape {found}, expected {expected} (images, channels, height, width): "
@@ -348,15 +353,18 @@ def _hard_labels(labels: Tensor | None, path: Path | str, num_classes: int, ipc:
         return expected
     labels = whole_numbers(labels, path, len(expected))
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        from_one = (int(labels.min()), int(labels.max())) == (1, num_classes)
+        mend = "save labels - 1" if from_one else "choose the dataset that they were made for"
         raise InputError(
             f"the labels of {path} run from {int(labels.min())} to {int(labels.max())}, expected class indices "
-            f"from 0 to {num_classes - 1}"
+            f"from 0 to {num_classes - 1}: {mend}"
         )
     counts = torch.bincount(labels, minlength=num_classes)
     if (counts != ipc).any():
         label = int((counts != ipc).nonzero()[0])
         raise InputError(
-            f"the labels of {path} give class {label} {int(counts[label])} images, expected ipc={ipc} of each class"
+            f"the labels of {path} give class {label} {int(counts[label])} images, expected ipc={ipc} of each class: "
+            "give every class as many"
         )
     return labels
 

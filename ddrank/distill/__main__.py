@@ -53,6 +53,8 @@ def conversion(places: list[str], settings: list[str]) -> Callable[[DictConfig],
 
         ipc = config.ipc if any(setting.startswith("ipc=") for setting in settings) else None
         path, distilled = convert(config, Path(places[1]), ipc, config.overwrite)
+        for note in distilled.notes:
+            print(f"{distilled.path}: {note}", file=sys.stderr)
         soft = "no soft labels" if distilled.soft_labels is None else f"soft labels ({distilled.stored_kind})"
         print(
             f"wrote {path} and grid.png beside it: {counted(len(distilled.images), 'image')} "

@@ -68,7 +68,7 @@ def examine(
     findings += soft.check_presence(found.soft_labels, method.labels, method.relabel)
     if problems := counts.check_shape(images, dataset.channels, dataset.size, resize):
         return Diagnosis(_sorted(problems + findings), (), images)
-    notes, facts = [], {}
+    notes, facts = list(found.notes), {}
     if images.shape[2:] != (dataset.size, dataset.size):
         notes.append(f"resized from {images.shape[2]} x {images.shape[3]} pixels")
         images = nn.functional.interpolate(images, size=(dataset.size,) * 2, mode="bilinear", antialias=True)

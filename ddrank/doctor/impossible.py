@@ -20,16 +20,9 @@ def cannot_be_right(distilled: DistilledDataset, config: DictConfig, real: RealD
     extremes = torch.stack([images.flatten(1).amin(1), images.flatten(1).amax(1)], 1).float().view(-1, 1, 1, 2)
     findings = values.check_finite(extremes) + values.check_constant(extremes)
     space = _space(distilled, config)
-    if not (findings or placed) and (reason := spaces.impossible(images, space)):
-        findings.append(
-            Finding(
-                "value-space",
-                WRONG,
-                f"{reason}, but they are said to be in {distilled.space} space",
-                "students and test images would live in another space than these images",
-                "method.space=... as they are stored; python -m ddrank.doctor tells more",
-            )
-        )
+    if not (findings or placed):
+        said_by = "the file" if distilled.metadata.get("space") == space.name else "method.space"
+        findings += spaces.check_possible(images, space, said_by)
     if not findings and len(images) > 1 and all(torch.equal(images[0], image) for image in images[1:]):
         findings += values.check_duplicates(images.float(), distilled.labels)
     if distilled.soft_labels is not None and config.method.labels == "single":

@@ -15,6 +15,8 @@ from ddrank.store import Store
 BELIEVED = "believed"
 MOST_NUMBERS = 3 * 32 * 32  # of an image that is whitened without being asked
 STATISTICS = 1 << 23  # numbers of images of which statistics are taken: 1,000 images of 3 x 52 x 52
+AS_PIXELS = "method.space=pixel"
+FROM_BYTES = f"images = images / 255 before saving, and {AS_PIXELS}"
 _FEWEST = 64
 CONSTANTS = {  # of other data, often left over in code that was written for them
     3: {
@@ -52,7 +54,7 @@ def readings(
     is believed first."""
     known = [
         Reading("normalized", "normalised images", Space("normalized", mean, std), "method.space=normalized"),
-        Reading("pixel", "pixels in [0, 1]", Space("pixel"), "method.space=pixel"),
+        Reading("pixel", "pixels in [0, 1]", Space("pixel"), AS_PIXELS),
     ]
     if space == "zca" or real.channels * real.size**2 <= MOST_NUMBERS:
         whitened = fit_space("zca", real.train, mean, std, store)
@@ -63,7 +65,7 @@ def readings(
             "bytes",
             "pixels from 0 to 255",
             Space("normalized", (0.0,) * count, (1 / 255,) * count),
-            "images = images / 255 before saving, and method.space=pixel",
+            FROM_BYTES,
         )
     )
     # ((p - m) / s - m) / s = (p - (m + m s)) / s^2

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddrank.data import Space
 from ddrank.doctor.findings import SUSPECT, WRONG, Finding
-from ddrank.doctor.readings import Reading
+from ddrank.doctor.readings import AS_PIXELS, FROM_BYTES, Reading
 
 _OFFSET, _CONTRAST, _SPECTRUM = 0.25, 0.6, 0.35  # by how much distilled images differ from real ones, typically
 _FACTORS = torch.logspace(-1, 1, 17, 4.5)  # of contrast, that methods may raise or lower all images by
@@ -23,6 +23,8 @@ _SEEN = 100  # images that tell how large values are
 _TOUCHES = 0.004  # of the range: about one of 255 levels
 _WHITE = 0.35  # spread of the log power between coarse and fine
 _HUGE = 9.0  # mean absolute value of pixels, whose range is 0 to 1
+_UNIT = 1.05  # below which the largest value of pixels in [0, 1] lies, as resizing and rounding leave them
+_BRIGHT = 128  # above which that of pixels from 0 to 255 lies
 _DARKEST = 0.1  # mean of a channel, below which no image need have a value below 0
 
 
@@ -89,34 +91,42 @@ def check_space(candidates: Sequence[Fit], images: Tensor, said_by: str) -> list
     """
     believed, found = candidates[0], best(candidates, white(images))
     if found is believed:
-        reason = impossible(images, believed.reading.space)
-        if reason is None:
-            return []
-        return [
-            Finding(
-                "value-space",
-                WRONG,
-                f"{reason}, but {said_by} says {believed.reading.name}",
-                "students, teachers and test images would live in another space than these images",
-                "method.space=... as the method stores them",
-            )
-        ]
+        return check_possible(images, believed.reading.space, said_by)
     clear = found.exact if _rescaled(believed, found) else believed.misfit - found.misfit > _CERTAIN
     certain = clear or impossible(images, believed.reading.space)
     low, high = float(images.min()), float(images.max())
-    setting = found.reading.setting
+    what = (
+        f"the values (from {low:.3g} to {high:.3g}, mean {float(images.mean()):.3g}, standard deviation "
+        f"{float(images.std()):.3g}) fit {found.reading.words}"
+    )
+    return [_elsewhere(WRONG if certain else SUSPECT, what, said_by, believed.reading.name, found.reading.setting)]
+
+
+def check_possible(images: Tensor, space: Space, said_by: str) -> list[Finding]:
+    """A finding where finite values cannot be in `space`, in which `said_by` says they are, whatever they show."""
+    reason = impossible(images, space)
+    if reason is None:
+        return []
+    low, high = (float(bound) for bound in images.aminmax())
+    setting = f"images brought to [0, 1] before saving, and {AS_PIXELS}"
+    if low >= 0 and high < _UNIT:
+        setting = AS_PIXELS
+    elif low >= 0 and _BRIGHT < high <= 255:
+        setting = FROM_BYTES
+    return [_elsewhere(WRONG, reason, said_by, space.name, setting)]
+
+
+def _elsewhere(severity: str, what: str, said_by: str, space: str, setting: str) -> Finding:
+    """What is said of values that are not in the `space` that `said_by` says; `setting` mends it."""
     if said_by != "method.space":
         setting = f"the file made again, which says of itself what wins ({setting})"
-    return [
-        Finding(
-            "value-space",
-            WRONG if certain else SUSPECT,
-            f"the values (from {low:.3g} to {high:.3g}, mean {float(images.mean()):.3g}, standard deviation "
-            f"{float(images.std()):.3g}) fit {found.reading.words}, but {said_by} says {believed.reading.name}",
-            "students, teachers and test images would live in another space than these images",
-            setting,
-        )
-    ]
+    return Finding(
+        "value-space",
+        severity,
+        f"{what}, but {said_by} says {space}",
+        "students, teachers and test images would live in another space than these images",
+        setting,
+    )
 
 
 def _rescaled(one: Fit, other: Fit) -> bool:

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from ddrank.data.readers import dc, ddranking, folders, huggingface, mtt, npz, ours
-from ddrank.data.readers.found import Found, class_major, consistent, labelled
-from ddrank.data.readers.npz import channels_first
+from ddrank.data.readers.found import Found, channels_first, class_major, consistent, labelled
 from ddrank.data.readers.reader import Reader
 from ddrank.data.readers.source import is_url, local, sha256_of
 from ddrank.data.readers.tensors import load_content, load_tensor, load_weights_only
@@ -82,7 +81,7 @@ def look(
         raise InputError(f"method.format is {format!r}, expected auto or one of {', '.join(FORMATS)}")
     path = local(source, cache, _beside)
     try:
-        found = _as_pixels(_read(path, format))
+        found = _laid_out(_read(path, format))
         if soft_labels is not None:
             file = local(soft_labels, cache, _beside)
             found = replace(found, soft_labels=load_tensor(file), soft_kind=None, files=(*found.files, file))
@@ -92,7 +91,8 @@ def look(
         above = str(source).rpartition("/")[0]
         said = str(error).replace(str(path), str(source)).replace(str(path.parent), above if path.is_file() else "")
         raise InputError(said) from error
-    return labelled(replace(found, source=str(source)))
+    found = labelled(replace(found, source=str(source)))
+    return replace(found, notes=(*found.notes, *_unlabelled(found)))
 
 
 def _read(path: Path, format: str) -> Found:
@@ -117,12 +117,27 @@ def _read(path: Path, format: str) -> Found:
     return FORMATS[name].read(candidate)
 
 
-def _as_pixels(found: Found) -> Found:
-    """`found` with uint8 images of which the files do not say more as pixels, channels first."""
-    if found.space is not None or found.images.dtype != torch.uint8:
-        return found
+def _laid_out(found: Found) -> Found:
+    """`found` with its images channels first, and uint8 images of which the files do not say more as pixels."""
     others = tuple(channels_first(images) for images in found.others)
-    return replace(found, images=channels_first(found.images), others=others, space="pixels")
+    pixels = found.space is None and found.images.dtype == torch.uint8
+    return replace(found, images=channels_first(found.images), others=others, space="pixels" if pixels else found.space)
+
+
+def _unlabelled(found: Found) -> tuple[str, ...]:
+    """What to say of images that come without labels of any kind."""
+    if found.labels is not None or found.soft_labels is not None:
+        return ()
+    note, path = "no labels beside it: images are taken class by class", found.path
+    named = [name for name in FORMATS[found.format].beside(path.name) if name.startswith("labels")]
+    left = sorted(
+        file.name
+        for file in path.parent.iterdir()
+        if "label" in file.name.lower() and file.suffix in (".pt", ".pth", ".npy") and file != path
+    )
+    if left and named:
+        note += f" ({', '.join(left)} there is not read: if it holds their labels, rename it to {named[0]})"
+    return (note,)
 
 
 def _nothing(path: Path, readers: dict[str, Reader]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ddrank.data.readers.found import Found
+from ddrank.data.readers.parts import told
 from ddrank.data.readers.reader import Reader
 from ddrank.data.readers.tensors import holds_images, load_content, load_tensor, plain
 from ddrank.errors import InputError
@@ -27,14 +28,9 @@ def read(path: Path) -> Found:
     runs = content.get("data") if isinstance(content, dict) else None
     pairs = isinstance(runs, list) and all(isinstance(run, (list, tuple)) and len(run) == 2 for run in runs)
     if not runs or not pairs:
-        found = (
-            f"a dict of {', '.join(map(str, content)) or 'nothing'}"
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
         raise InputError(
-            f"{path} holds {found[:200]}, expected a dict with `data`, a list of runs [images, labels]: give a result "
-            "file of the DC code, or say method.format"
+            f"{path} holds {told(content)}, expected a dict with `data`, a list of runs [images, labels], as the DC "
+            "code writes it, or with the keys images and labels: save it with these, or say method.format"
         )
     images, labels = zip(*((plain(images, path), plain(labels, path)) for images, labels in runs), strict=True)
     return Found(

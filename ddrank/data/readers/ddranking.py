@@ -9,40 +9,22 @@ import torch
 from torch import Tensor
 
 from ddrank.data.readers.found import Found
-from ddrank.data.readers.npz import known_parts
+from ddrank.data.readers.parts import assembled, beside, files_beside, known_parts, told
 from ddrank.data.readers.reader import Reader
-from ddrank.data.readers.tensors import holds_images, learning_rate, load_content, plain
+from ddrank.data.readers.tensors import holds_images, load_content, plain
 from ddrank.errors import InputError
-
-_BESIDE = ("labels", "lr")
 
 
 def read(path: Path) -> Found:
     """images.pt (N, C, H, W), normalised or whitened: the file does not tell; uint8 images are pixels. labels.pt holds
-    class indices (N,) or soft labels (N, classes), lr.pt a number. A file of another name is read in the same way. It
-    may also hold all of them: {"images": ..., "labels": ..., "soft_labels": ..., "lr": ...} or (images, labels), which
-    count more than what lies beside it."""
+    class indices (N,) or soft labels (N, classes), which soft_labels.pt may hold too, lr.pt a number. A file of another
+    name is read in the same way, syn_images.pt with syn_labels.pt where that is there. It may also hold all of them:
+    {"images": ..., "labels": ..., "soft_labels": ..., "lr": ...} or (images, labels), which count more than what lies
+    beside it."""
     tensors = _parts(load_content(path), path)
-    files = [
-        file
-        for name in _BESIDE
-        if name not in tensors and (file := path.parent / f"{name}.pt").is_file() and file != path
-    ]
-    tensors |= {file.stem: _tensor(load_content(file), file) for file in files}
-    labels, soft = tensors.get("labels"), tensors.get("soft_labels")
-    if labels is not None and labels.ndim == 2:
-        if soft is not None:
-            raise InputError(f"{path} comes with soft labels twice, as labels and as soft_labels: keep one")
-        labels, soft = None, labels
-    return Found(
-        format="ddranking",
-        images=tensors["images"],
-        labels=labels,
-        soft_labels=soft,
-        lr=learning_rate(tensors.get("lr"), path),
-        files=(path, *files),
-        path=path,
-    )
+    others = {part: file for part, file in files_beside(path).items() if part not in tensors}
+    tensors |= {part: _tensor(load_content(file), file) for part, file in others.items()}
+    return assembled("ddranking", tensors, path, others)
 
 
 def candidates(path: Path) -> list[Path]:
@@ -53,8 +35,8 @@ def candidates(path: Path) -> list[Path]:
     return [path] if path.name == "images.pt" or _fits(load_content(path)) else []
 
 
-def beside(name: str) -> tuple[str, ...]:
-    return tuple(f"{other}.pt" for other in _BESIDE) if name.endswith((".pt", ".pth")) else ()
+def _beside(name: str) -> tuple[str, ...]:
+    return beside(name) if name.endswith((".pt", ".pth")) else ()
 
 
 def _fits(content: Any) -> bool:
@@ -67,6 +49,11 @@ def _parts(content: Any, path: Path) -> dict[str, Tensor]:
         return {name: _tensor(content[key], path) for name, key in known_parts(content, path).items()}
     if isinstance(content, tuple | list) and len(content) == 2 and all(isinstance(part, Tensor) for part in content):
         return {name: plain(part, path) for name, part in zip(("images", "labels"), content, strict=True)}
+    if isinstance(content, dict):
+        raise InputError(
+            f"{path} holds {told(content)}, expected images (or x, data), labels and the like: save it with the keys "
+            "images and labels"
+        )
     return {"images": plain(content, path)}
 
 
@@ -75,4 +62,4 @@ def _tensor(content: Any, path: Path) -> Tensor:
     return plain(torch.tensor(float(content)) if isinstance(content, int | float) else content, path)
 
 
-READER = Reader("images.pt (with labels.pt and lr.pt)", candidates, read, beside=beside)
+READER = Reader("images.pt (with labels.pt and lr.pt)", candidates, read, beside=_beside)

@@ -61,6 +61,14 @@ class Found:
         return self.source if is_url(self.source) else self.path
 
     @property
+    def where_labels(self) -> Path | str | None:
+        """What messages call the place of the class indices: a file of their own, or that of the images."""
+        for file in self.files:
+            if "label" in file.name and "soft" not in file.name and file != self.path:
+                return f"{file.name} beside {self.source}" if is_url(self.source) else file
+        return self.where
+
+    @property
     def num_classes(self) -> int | None:
         """How many classes the files speak of: by names, else by soft labels, else by the highest label."""
         if self.class_names:
@@ -116,11 +124,11 @@ def consistent(found: Found) -> Found:
                 f"{found.where} holds sets of images of shape {tuple(found.images.shape)} and {tuple(images.shape)}, "
                 "expected one shape: save sets of the same distillation"
             )
-    labels = None if found.labels is None else whole_numbers(found.labels, found.where, len(found.images))
+    labels = None if found.labels is None else whole_numbers(found.labels, found.where_labels, len(found.images))
     if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
         raise InputError(
-            f"the labels of {found.where} run from {int(labels.min())} to {int(labels.max())}, expected class indices "
-            "from 0"
+            f"the labels of {found.where_labels} run from {int(labels.min())} to {int(labels.max())}, expected class "
+            "indices from 0: number the classes so"
         )
     soft = found.soft_labels
     if soft is not None and (
@@ -133,11 +141,21 @@ def consistent(found: Found) -> Found:
     return replace(found, labels=labels, soft_labels=None if soft is None else soft.float())
 
 
+def channels_first(images: Tensor) -> Tensor:
+    """Images (N, H, W, C) with one or three channels, or (N, H, W), as (N, C, H, W); others as they are."""
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    if images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
+        return images.permute(0, 3, 1, 2).contiguous()
+    return images
+
+
 def labelled(found: Found) -> Found:
     """`found` with class indices where only its soft labels tell them.
 
     One-hot rows are class indices written out. Where other soft labels are highest at every class equally often, but
-    not class by class, the images are in that order. Otherwise they are taken class by class.
+    not class by class, the images are in that order. Otherwise they are taken class by class, which is noted where the
+    soft labels do not say so.
     """
     soft = found.soft_labels
     if found.labels is not None or soft is None or soft.ndim != 2 or not soft.numel() or soft.is_complex():
@@ -146,7 +164,10 @@ def labelled(found: Found) -> Found:
     if is_one_hot(soft):
         return replace(found, labels=top)
     counts = top.bincount(minlength=soft.shape[1])
-    if not bool((counts == counts[0]).all()) or not bool((top.diff() < 0).any()):
+    if not bool((counts == counts[0]).all()):
+        note = "the highest entries of its soft labels do not tell the classes: images are taken class by class"
+        return replace(found, notes=(*found.notes, note))
+    if not bool((top.diff() < 0).any()):
         return found
     note = "the images are not class by class by their soft labels, whose highest entries are taken for the classes"
     return replace(found, labels=top, notes=(*found.notes, note))
@@ -161,7 +182,8 @@ def whole_numbers(labels: Tensor, path: Path | str | None, expected: int) -> Ten
     """`labels` as int64 (`expected`,). Raises InputError if they are not that many whole numbers."""
     if labels.shape != (expected,) or labels.is_complex() or not bool((labels.double() % 1 == 0).all()):
         raise InputError(
-            f"the labels of {path} are {labels.dtype} of shape {tuple(labels.shape)}, expected {expected} class indices"
+            f"the labels of {path} are {labels.dtype} of shape {tuple(labels.shape)}, expected {expected} class "
+            "indices: save one whole number for each image, in the order of the images"
         )
     return labels.long()
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ddrank.data.readers.decode import decode
-from ddrank.data.readers.found import Found
-from ddrank.data.readers.npz import channels_first
+from ddrank.data.readers.found import Found, channels_first
 from ddrank.data.readers.reader import Reader
 from ddrank.data.readers.tensors import reason
 from ddrank.errors import InputError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,54 +9,23 @@ import torch
 from torch import Tensor
 
 from ddrank.data.readers.found import Found
+from ddrank.data.readers.parts import assembled, beside, files_beside, known_parts
 from ddrank.data.readers.reader import Reader
-from ddrank.data.readers.tensors import learning_rate, reason
+from ddrank.data.readers.tensors import reason
 from ddrank.errors import InputError
-
-_NAMES = {
-    "images": ("images", "x", "data"),
-    "labels": ("labels", "y"),
-    "soft_labels": ("soft_labels",),
-    "lr": ("lr",),
-}
-_BESIDE = ("labels", "soft_labels", "lr")
 
 
 def read(path: Path) -> Found:
     """`images` (or `x`, `data`), `labels` (or `y`), `soft_labels`, `lr`: arrays of one .npz; or images in a .npy, with
-    labels.npy, soft_labels.npy and lr.npy beside it. uint8 images are pixels, others are in some space; (N, C, H, W),
-    or channels last (N, H, W, C), or without channels (N, H, W). Two-dimensional labels are soft."""
-    arrays, files = _read(path), (path,)
-    if path.suffix == ".npy":
-        files = (path, *(file for name in beside(path.name) if (file := path.parent / name).is_file()))
-        arrays |= {file.stem: _array(file) for file in files[1:]}
+    labels.npy, soft_labels.npy and lr.npy beside it. uint8 images are pixels, others are in some space. Two-dimensional
+    labels are soft."""
+    arrays = _read(path)
+    others = files_beside(path) if path.suffix == ".npy" else {}
+    arrays |= {part: _array(file) for part, file in others.items()}
     if "images" not in arrays:
         names = ", ".join(arrays) or "nothing that is known"
         raise InputError(f"{path} holds no array 'images' (or x, data; it has {names}): save it with numpy.savez")
-    images = channels_first(arrays["images"])
-    labels, soft = arrays.get("labels"), arrays.get("soft_labels")
-    if labels is not None and labels.ndim == 2:
-        if soft is not None:
-            raise InputError(f"{path} holds soft labels twice, as labels and as soft_labels: keep one")
-        labels, soft = None, labels
-    return Found(
-        format="npz",
-        images=images,
-        labels=labels,
-        soft_labels=soft,
-        lr=learning_rate(arrays.get("lr"), path),
-        files=files,
-        path=path,
-    )
-
-
-def channels_first(images: Tensor) -> Tensor:
-    """Images (N, H, W, C) with one or three channels, or (N, H, W), as (N, C, H, W); others as they are."""
-    if images.ndim == 3:
-        return images.unsqueeze(1)
-    if images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
-        return images.permute(0, 3, 1, 2).contiguous()
-    return images
+    return assembled("npz", arrays, path, others)
 
 
 def candidates(path: Path) -> list[Path]:
@@ -67,23 +35,8 @@ def candidates(path: Path) -> list[Path]:
     return [path] if path.suffix in (".npz", ".npy") else []
 
 
-def beside(name: str) -> tuple[str, ...]:
-    return tuple(f"{other}.npy" for other in _BESIDE) if name.endswith(".npy") else ()
-
-
-def known_parts(keys: Collection[str], path: Path) -> dict[str, str]:
-    """By what each part of a dataset (`images`, `labels`, `soft_labels`, `lr`) is called among `keys`, where it is.
-
-    Raises InputError where one is there by two names.
-    """
-    parts = {}
-    for name, known in _NAMES.items():
-        there = [key for key in known if key in keys]
-        if len(there) > 1:
-            raise InputError(f"{path} holds both {there[0]} and {there[1]}: keep one, named {name}")
-        if there:
-            parts[name] = there[0]
-    return parts
+def _beside(name: str) -> tuple[str, ...]:
+    return beside(name) if name.endswith(".npy") else ()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -113,4 +66,4 @@ def _array(path: Path) -> Tensor:
     return arrays["images"]
 
 
-READER = Reader("FILE.npz with images and labels, or images.npy with labels.npy", candidates, read, beside=beside)
+READER = Reader("FILE.npz with images and labels, or images.npy with labels.npy", candidates, read, beside=_beside)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import struct
 import warnings
 from pathlib import Path
@@ -29,12 +31,24 @@ def load_content(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a file that holds one tensor")
     try:
+        with path.open("rb") as opened:
+            head = opened.read(2)
+        if not head:
+            raise InputError(f"{path} is empty (0 bytes): save or copy it again")
+        if not head.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
+            raise InputError(f"{path} is no file of torch.save: save the tensors with torch.save")
         return load_weights_only(path)
-    except Exception as error:
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}): mend that, or give another file") from error
+    except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is truncated, or holds more than tensors and was not opened for safety ({reason(error)}): "
-            "save a plain tensor with torch.save"
+            f"{path} holds more than tensors and was not opened for safety: save its tensors alone, as "
+            "torch.save({'images': images, 'labels': labels}, PATH)"
         ) from error
+    except Exception as error:
+        raise InputError(f"{path} is truncated or damaged ({reason(error)}): save or copy it again") from error
 
 
 def load_weights_only(path: Path) -> Any:
@@ -80,8 +94,8 @@ def learning_rate(value: Tensor | None, path: Path) -> float | None:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
+    """The first line of what an error says, without its colours."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
