@@ -394,6 +394,7 @@ def test_a_model_is_as_deep_as_its_dataset_asks():
     own = ("dataset=imagefolder", "dataset.name=x", "dataset.loader.path=x", "dataset.num_classes=2", "model=convnet")
     depths = {size: composed(*own, f"dataset.size={size}").model.depth for size in (32, 64, 128)}
     assert depths == {32: 3, 64: 4, 128: 5}
+    assert composed("dataset=imagenette", "dataset.size=64").model.depth == 4
     assert composed(*own, "dataset.size=64", "dataset.convnet_depth=2").model.name == "convnet2"
     assert schema.model_named("convnet_bn", composed("dataset=cifar10"))["name"] == "convnet3_bn"
     with pytest.raises(InputError, match=r"there is no model 'convnet33' .*: choose one of alexnet, convnet, "):
@@ -412,6 +413,7 @@ def test_a_model_is_as_deep_as_its_dataset_asks():
         (["method.space=rgb"], "method.space is 'rgb', expected one of normalized, zca, pixel"),
         (["method.soft_kind=odds"], "method.soft_kind is 'odds', expected one of logits, probabilities"),
         (["method.lr=-1"], "method.lr is -1.0, expected a positive learning rate or null"),
+        (["~model.name"], "model has no name to appear with in tables: add one to its file, or +model.name=..."),
         (["dataset.teacher.lr=null"], "dataset.teacher.lr is None, expected a positive learning rate"),
         (["dataset.real.lr=nan"], "dataset.real.lr is nan, expected a positive learning rate or null"),
         (

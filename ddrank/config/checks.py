@@ -19,6 +19,9 @@ def check(config: DictConfig) -> None:
     if missing := _missing(OmegaConf.to_container(config)):
         raise InputError(no_value(missing[0]))
     _check_keys(config)
+    for group in ("model", "aug", "criterion"):
+        if "name" not in config[group]:
+            raise InputError(f"{group} has no name to appear with in tables: add one to its file, or +{group}.name=...")
     if not config.method.data:
         raise InputError(no_value("method.data"))
     method = config.method
