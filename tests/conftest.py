@@ -49,6 +49,13 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory) -> Path:
+    """A folder that all of this session's workers share: for stores, so that a network is trained by one of them."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch, capfd):
     """Call a command's main in this process, in an empty folder: command("run", "ipc=1", ...) -> Outcome."""

@@ -45,9 +45,9 @@ FILE = "distilled/digits/d4m/ipc1/distilled.safetensors"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
+def store(common_folder) -> Store:
     """One for all, so that small models of one kind are trained once."""
-    return Store(tmp_path_factory.mktemp("store"))
+    return Store(common_folder / "small diffusion")
 
 
 def digits(store: Store, ipc: int = 1, seed: int = 0) -> Task:

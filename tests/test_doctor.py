@@ -130,9 +130,9 @@ class Clinic:
 
 
 @pytest.fixture(scope="module")
-def clinics(tmp_path_factory):
+def clinics(tmp_path_factory, common_folder):
     torch.set_num_threads(1)
-    root, opened = tmp_path_factory.mktemp("clinic"), {}
+    root, common, opened = tmp_path_factory.mktemp("clinic"), common_folder / "clinics", {}
 
     def clinic(dataset: str) -> Clinic:
         if dataset not in opened:
@@ -140,7 +140,7 @@ def clinics(tmp_path_factory):
             if dataset == "photographs":
                 photographs(root / dataset)
                 config.dataset.loader.path = str(root / dataset)
-            opened[dataset] = Clinic(dataset, load_real(config.dataset, root), Store(root / "store"), root)
+            opened[dataset] = Clinic(dataset, load_real(config.dataset, root), Store(common / "store"), common)
         return opened[dataset]
 
     return clinic
