@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -292,7 +291,7 @@ def entries(folder: Path) -> dict[str, dict]:
     return {entry["about"]["arm"]: entry["key"] for entry in found}
 
 
-def test_every_way_to_start_a_run_has_the_same_numbers(command, process, modules, tmp_path):
+def test_a_run_started_by_torchrun_has_the_same_numbers(command, process, modules, tmp_path):
     settings = [*RUN, "engine.devices=2"]
     plain = command("run", *settings)
     assert plain.code == 0, plain.err
@@ -300,15 +299,22 @@ def test_every_way_to_start_a_run_has_the_same_numbers(command, process, modules
     there = process("torch.distributed.run", *torchrun, *settings, "paths.store=other")
     assert there.code == 0, there.err
     assert there.out.count("rdm_any") == plain.out.count("rdm_any")  # printed once
-    if importlib.util.find_spec("submitit"):
-        swept = command("run", "-m", *settings, "hydra/launcher=submitit_local", "paths.store=third")
-        assert swept.code == 0, swept.err
-    first, *others = results(tmp_path)
-    assert len(others) == (2 if importlib.util.find_spec("submitit") else 1)
-    assert all(other["arms"] == first["arms"] for other in others)
-    assert first["environment"]["devices"] == 2
+    first, other = results(tmp_path)
+    assert other["arms"] == first["arms"]
+    assert first["environment"]["devices"] == other["environment"]["devices"] == 2
     keys = entries(tmp_path)
     assert {arm: key.get("ranks") for arm, key in keys.items()} == dict.fromkeys(keys, 2)
+
+
+@pytest.mark.slow
+def test_ranks_in_jobs_of_submitit_have_the_same_numbers(command, modules, tmp_path):
+    pytest.importorskip("submitit")
+    settings = [*RUN, "engine.devices=2"]
+    for call in (settings, ["-m", *settings, "hydra/launcher=submitit_local", "paths.store=other"]):
+        outcome = command("run", *call)
+        assert outcome.code == 0, outcome.err
+    first, other = results(tmp_path)
+    assert other["arms"] == first["arms"]
 
 
 @pytest.mark.slow
