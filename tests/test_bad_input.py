@@ -74,7 +74,17 @@ CASES = [
     (("method.soft_labels=labels.pt",), "method.labels=hard does not use it"),
     (("method.labels=multi", "criterion=kl", "method.teachers=[timm]"), "as in timm:resnet18"),
     (("aug=cutmix", "+aug.mixup._target_=ddrank.augment.MixUp"), "mixes images twice"),
-    (("dataset=shapes", "dataset.size=128", "method=random", "method.space=zca"), "needs a matrix of 49152 x 49152"),
+    (
+        (
+            "dataset=shapes",
+            "dataset.size=128",
+            "dataset.loader.train_per_class=2",
+            "dataset.loader.test_per_class=1",
+            "method=random",
+            "method.space=zca",
+        ),
+        "needs a matrix of 49152 x 49152",
+    ),
     (("datset=digits",), "there is no setting datset: did you mean dataset?"),
     (("train.epoch=3",), "there is no setting train.epoch: did you mean train.epochs?"),
     (("model=null",), "Config group override must be a string"),

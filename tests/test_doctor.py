@@ -649,6 +649,7 @@ def test_constants_of_the_method_say_where_black_is(clinics):
     assert kinds(clinic.diagnose(Found("mtt", pixels), "method.mean=[0]", "method.std=[1]")) == []
 
 
+@pytest.mark.slow
 def test_the_order_of_a_hundred_classes_is_told(clinics):
     clinic = clinics("hundred")
     as_text = sorted(range(100), key=str)

@@ -67,7 +67,7 @@ def test_the_tuning_seed_is_fixed(command, tmp_path):
 
 def test_what_one_protocol_leaves_in_the_store_is_not_taken_up_by_the_other(command, tmp_path):
     """Strict keeps the tuning seed's student where that seed is not evaluated; its tests on the way are not in it."""
-    long = [*THREE, "train.epochs=20", "train.step_size=10"]
+    long = [*QUICK, "train.epochs=20", "train.step_size=10"]
     command("run", *long, "seed=1")
     assert list((tmp_path / "store/tensors").rglob("*.safetensors"))
     command("run", *long, "protocol=ddranking")

@@ -333,6 +333,7 @@ def test_a_corrupt_entry_is_reported_and_measured_again(command, tmp_path):
     assert json.loads(entry.read_bytes())["value"]["accuracy"] == json.loads(good)["value"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_full_size_model_names(command, tmp_path):
     outcome = command("run", *QUICK, "model=torchvision", "model.arch=resnet18", "train.epochs=1", "train.step_size=1")
     assert outcome.code == 0, outcome.err

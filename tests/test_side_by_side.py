@@ -165,6 +165,7 @@ def deadly(tmp_path, monkeypatch):
     return "criterion._target_=deadly.KillOnce"
 
 
+@pytest.mark.slow
 def test_a_student_whose_worker_dies_is_trained_once_more(process, command, tmp_path, deadly):
     outcome = process("ddrank.run", *TWO, deadly)
     assert outcome.code == 0, outcome.err

@@ -166,6 +166,7 @@ def test_a_streaming_student_is_the_one_trained_in_memory(loaded):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_streams_too(tmp_path):
     """The workers do not run it again: they would wait for what the script itself holds."""
     write_images(tmp_path / "images", 6, seed=0)
