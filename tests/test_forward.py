@@ -185,7 +185,7 @@ def test_precision_is_recorded_and_part_of_the_key(command, tmp_path):
     assert "first_step" not in eager["seconds"]
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bf16_learns_as_float32_does(compiled):
     data, tests = digits_like(100, classes=2), digits_like(100, classes=2)
     recipe = Training(15, 50, "sgd", 0.9, (0.9, 0.999), 0.0005, "step", 50, 0.1, 1.0)

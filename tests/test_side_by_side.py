@@ -91,9 +91,11 @@ def entries(folder) -> dict:
     "arguments",
     [
         ("aug=dsa", "protocol.lrs=[0.01,0.05]", "num_eval=2"),
-        ("aug=dsa", "protocol=ddranking", "train.epochs=10", "num_eval=2"),
+        pytest.param(("aug=dsa", "protocol=ddranking", "train.epochs=10", "num_eval=2"), marks=pytest.mark.slow),
         ("model=convnet3", "method.labels=multi", "criterion=kl", "aug=cutmix"),
-        ("model=convnet3", "method.labels=single", "criterion=sce", "aug=crop_mixup"),
+        pytest.param(
+            ("model=convnet3", "method.labels=single", "criterion=sce", "aug=crop_mixup"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_one_worker_and_two_give_the_same_to_the_last_bit(command, tmp_path, arguments):
