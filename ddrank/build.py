@@ -31,15 +31,17 @@ def unnamed(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
 
 
 def identity(config: Any) -> Any:
-    """What stands for a component in keys: its config without display names, and of every class or function that is
-    not of ddrank the sha256 of the file that it is in, so that whoever edits it gets other numbers."""
+    """What stands for a component in keys: its config; of ddrank's without its display name, of any other with the
+    sha256 of the file that its class or function is in, so that whoever edits that gets other numbers."""
     if isinstance(config, list):
         return [identity(value) for value in config]
     if not isinstance(config, Mapping):
         return config
-    content = {key: identity(value) for key, value in unnamed(config).items()}
-    target = str(content.get("_target_", "ddrank."))
-    return content if target.startswith("ddrank.") else content | {"code": _code(target)}
+    content = {key: identity(value) for key, value in plain(config).items()}
+    if "_target_" not in content:
+        return content
+    target = str(content["_target_"])
+    return unnamed(content) if target.startswith("ddrank.") else content | {"code": _code(target)}
 
 
 def identities(group: Mapping[str, Any] | DictConfig) -> list[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from conftest import QUICK, results
 
+from ddrank.build import identities, identity
 from ddrank.data import DistilledDataset, RealDataset, Samples, fit_space
 from ddrank.data.digits import load_digits
 from ddrank.store import Store
@@ -65,6 +66,15 @@ def test_a_network_of_ones_own_that_was_edited_is_trained_anew(command, tmp_path
     code.write_text(NETWORK.format(more=", nn.Tanh()"))
     del sys.modules["edited_network"]
     assert "trained 5 students" in command(*call).err
+
+
+def test_a_name_is_left_out_where_it_is_for_display_alone():
+    named = {"_target_": "ddrank.models.MLP", "name": "mlp", "nested": {"name": "counts"}}
+    assert identity(named) == {"_target_": "ddrank.models.MLP", "nested": {"name": "counts"}}
+    own = {"_target_": "collections.namedtuple", "name": "may be an argument"}
+    assert identity(own).items() > own.items()
+    assert len(identity(own)["code"]) == 64
+    assert identities({"name": "group", "part": named}) == [identity(named)]
 
 
 def test_a_batch_larger_than_the_data_is_the_data(command):
