@@ -136,7 +136,8 @@ def calls(snippet: str, record: Path) -> list[tuple[str, list[str]]]:
     read = subprocess.run(["bash", "-n"], input=snippet, capture_output=True, text=True, check=False)
     assert not read.returncode, f"{snippet}\n{read.stderr}"
     record.write_text("")
-    noted = 'command_not_found_handle() { printf "%s\\x1f" "$@" >> "$RECORD"; printf "\\x1e" >> "$RECORD"; }\n'
+    # A call is written at once: the commands of a pipe run side by side.
+    noted = 'command_not_found_handle() { printf -v call "%s\\x1f" "$@"; printf "%s\\x1e" "$call" >> "$RECORD"; }\n'
     nothing = {"PATH": os.fspath(record.parent / "nothing"), "RECORD": os.fspath(record)}
     bash = "/bin/bash"
     subprocess.run([bash, "-c", noted + snippet], env=nothing, capture_output=True, cwd=record.parent, check=False)
