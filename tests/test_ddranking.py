@@ -447,7 +447,11 @@ def test_names_of_networks(name, torchvision, target, settings):
         ({"device": "cpu"}, "hard", {"engine.accelerator": "cpu"}),
         ({"real_data_path": "./a/b/"}, "hard", {"paths.data": "a/b"}),
         ({"dataset": "imagenet1k"}, "hard", {"dataset": "imagenet1k", "dataset.loader.folder": "."}),
-        ({"dataset": "ImageNette", "im_size": [64, 64]}, "hard", {"dataset": "imagenette", "dataset.size": 64}),
+        (
+            {"dataset": "ImageNette", "im_size": [64, 64]},
+            "hard",
+            {"dataset": "imagenette", "dataset.size": 64, "dataset.loader.squash": True},
+        ),
     ],
 )  # fmt: skip
 def test_other_settings(given, labels, expected, tmp_path, monkeypatch):
@@ -517,6 +521,35 @@ def test_the_transforms_of_rded():
     ]
     assert config.aug.name == "patches_rrc_flip_cutmix"
     assert (list(config.method.mean), list(config.method.std)) == (IMAGENET["mean"], IMAGENET["std"])
+
+
+@pytest.mark.parametrize(
+    ("steps", "squash", "test_resize"),
+    [
+        ([], True, None),
+        ([tv.Resize((224, 224))], True, None),
+        ([tv.Resize((224, 224)), tv.CenterCrop(224)], True, None),
+        ([tv.Resize(256), tv.CenterCrop((224, 224))], True, 256),
+        ([tv.Resize(224), tv.CenterCrop(224)], True, 224),
+    ],
+)
+def test_how_images_of_imagenet_are_brought_to_their_size(steps, squash, test_resize):
+    """The package squashes whole images to im_size, but for test images that custom_val_trans prepares otherwise."""
+    given = {"dataset": "ImageNet1K", "im_size": [224, 224], "model_name": "ResNet-18-BN", "use_torchvision": True}
+    testing = tv.Compose([*steps, tv.ToTensor(), tv.Normalize(**IMAGENET)])
+    config = composed(overrides_of(**given, custom_val_trans=testing))
+    assert (config.dataset.loader.squash, config.dataset.loader.test_resize) == (squash, test_resize)
+    tiny = composed(
+        overrides_of(dataset="TinyImageNet", custom_val_trans=tv.Compose([tv.Resize(72), tv.CenterCrop(64)]))
+    )
+    assert (tiny.dataset.loader.squash, tiny.dataset.loader.test_resize) == (False, 72)
+
+
+@pytest.mark.parametrize("steps", [[tv.Resize((256, 256)), tv.CenterCrop(224)], [tv.CenterCrop(200)]])
+def test_test_images_that_cannot_be_prepared_so(steps):
+    given = {"dataset": "ImageNet1K", "im_size": [224, 224], "custom_val_trans": tv.Compose(steps)}
+    with pytest.raises(InputError, match="test images of ImageNet1K cannot be prepared so"):
+        overrides_of(**given, model_name="ResNet-18-BN", use_torchvision=True)
 
 
 def test_without_normalize_students_are_tested_on_pixels():

@@ -230,6 +230,7 @@ class TestMerging:
             {"engine__threads": 8, "engine__accelerator": "cpu"},
             {"method__data": "elsewhere/dm"},
             {"num_eval": 7},
+            {"dataset__loader__decode_gib": 0},
         ],
     )
     def test_settings_that_change_no_number_do_not_divide(self, tmp_path, other):
@@ -266,11 +267,31 @@ class TestMerging:
         assert len(found) == 2
 
     @pytest.mark.parametrize(
-        "other", [{"dataset__real__epochs": 1}, {"dataset__size": 64}, {"protocol__lrs": [0.1]}], ids=str
+        "other",
+        [
+            *({"dataset__real__epochs": 1}, {"dataset__size": 64}, {"dataset__validation__fraction": 0.2}),
+            *({"dataset__loader__test_resize": 72}, {"dataset__loader__squash": True}),
+            *({"protocol__lrs": [0.1]}, {"protocol__best_checkpoint": True}),
+            *({"protocol__real__search": False}, {"protocol__real__epochs": 1}, {"protocol__real__batch_size": 8}),
+        ],
+        ids=str,
     )
     def test_what_has_another_real_hard_is_ranked_apart(self, tmp_path, other):
         put(tmp_path, result(), configured(result(), **other))
         assert len(Ranking.from_runs([tmp_path]).groups) == 2
+
+    @pytest.mark.parametrize(
+        "others",
+        [
+            [{}, {"dataset__loader__test_resize": None, "dataset__loader__squash": False}],  # as in earlier versions
+            [{"train__epochs": count, "protocol__real__epochs": count} for count in (300, 1000)],  # the methods' own
+            [{"dataset__loader__folder": name} for name in ("imagenet", "imagenette2")],
+        ],
+        ids=["unset", "epochs", "folder"],
+    )
+    def test_what_changes_no_real_hard_is_ranked_together(self, tmp_path, others):
+        put(tmp_path, *(configured(result(), **other) for other in others))
+        assert len(Ranking.from_runs([tmp_path]).groups) == 1
 
     def test_a_setting_that_only_one_of_them_has_is_shown_as_unset(self, tmp_path):
         put(tmp_path, result(), configured(result(), method__temperature=4.0))

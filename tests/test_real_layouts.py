@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets, transforms
@@ -341,6 +341,45 @@ def test_a_folder_of_ones_own_reads_as_imagefolder_reads_it(tmp_path, split):
         assert list(names) == classes == ["crow", "owl", "wren"]
         assert torch.equal(samples.images, images)
         assert torch.equal(samples.labels, labels)
+
+
+@pytest.mark.parametrize("decode_gib", [0, 2])
+def test_test_images_and_what_is_held_out_are_cut_out_of_larger_ones(tmp_path, decode_gib):
+    """As the decoupled papers do it: 256 and 224 pixels; training images keep their own way."""
+    home = birds(tmp_path / "birds", count=5)
+    options = {"path": str(home), "size": 14, "test_resize": 16, "decode_gib": decode_gib}
+    config = {
+        **{"name": "birds", "num_classes": 3, "channels": 3, "size": 14, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "validation": {"fraction": 0.4, "most": 5000},
+        "loader": {"_target_": "ddrank.data.folders.load_imagefolder", **options},
+    }
+    real = load_real(OmegaConf.create(config), tmp_path / "data")
+    as_trained, labels, _ = by_torchvision(home / "train", 14)
+    as_tested, _, _ = by_torchvision(home / "train", 14, 16)
+    kept, held_out = real.split
+    assert len(held_out) == 6
+    assert torch.equal(real.train.images[:], as_trained)
+    assert torch.equal(real.kept.images[:], as_trained[kept])
+    assert torch.equal(real.validation.images[:], as_tested[held_out])
+    assert torch.equal(real.validation.labels, labels[held_out])
+    assert not torch.equal(as_tested, as_trained)
+    assert torch.equal(real.test.images[:], by_torchvision(home / "test", 14, 16)[0])
+    assert isinstance(real.validation.images, torch.Tensor) == bool(decode_gib)
+
+
+def test_whole_images_are_brought_to_their_size_and_test_images_may_still_be_cut_out(tmp_path):
+    """As the code of MTT and the ddranking package do it at ImageNet's sizes."""
+    home = birds(tmp_path / "birds")
+    squashed = transforms.Compose([transforms.Resize((12, 12)), transforms.PILToTensor()])
+    for split, test_resize in (("train", None), ("test", None), ("test", 14)):
+        read = load_imagefolder(tmp_path / "data", str(home), 12, squash=True, test_resize=test_resize)
+        source = datasets.ImageFolder(str(home / split), squashed)
+        wanted = torch.stack([image for image, _ in source])
+        if test_resize:
+            wanted = by_torchvision(home / split, 12, test_resize)[0]
+        assert torch.equal(read[split == "test"].images, wanted)
+    refused(lambda: load_imagefolder(tmp_path, str(home), 12, resize=14, squash=True), "choose one of them")
+    refused(lambda: load_imagefolder(tmp_path, str(home), 12, test_resize=8), "size=12, resize=8")
 
 
 @pytest.mark.parametrize("inside", ["train", "."])

@@ -22,7 +22,7 @@ def register() -> None:
     store.store(name="evaluation_schema", node=Evaluation)
     store.store(name="distillation_schema", node=Distillation)
     store.store(name="examination_schema", node=Examination)
-    for resolver in (case, convnet_depth, groups, quotient, whole_quotient):
+    for resolver in (case, convnet_depth, groups, quotient, room_for_crop, whole_quotient):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -49,6 +49,15 @@ def groups(*names: str) -> str:
 def quotient(dividend: float, divisor: float) -> float:
     """`${quotient:1,${dataset.rded_factor}}`."""
     return dividend / divisor
+
+
+def room_for_crop(size: int) -> int:
+    """To what the shorter side of a test image is brought whose central square of `size` pixels is used, as at 224.
+
+    >>> [room_for_crop(size) for size in (64, 128, 224)]
+    [72, 144, 256]
+    """
+    return size // 7 * 8
 
 
 def whole_quotient(dividend: int, divisor: int) -> int:

@@ -32,19 +32,20 @@ class Format:
 
     Attributes:
         size: of the central square that is cut out, pixels.
-        resize: to which the shorter side is brought before, bilinear with antialiasing.
+        resize: to which the shorter side is brought before, bilinear with antialiasing; none: nothing is cut off, the
+            whole image is brought to `size` x `size`, whatever its shape.
         channels: 1 for grey, 3 for RGB, to which all other modes are converted.
     """
 
     size: int
-    resize: int
+    resize: int | None
     channels: int = 3
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3) or not 1 <= self.size <= self.resize:
+        if self.channels not in (1, 3) or not 1 <= self.size <= (self.resize or self.size):
             raise InputError(
                 f"images cannot be read with size={self.size}, resize={self.resize} and channels={self.channels}: "
-                "expected 1 or 3 channels, and dataset.loader.resize of dataset.size or more"
+                "expected 1 or 3 channels, and dataset.loader.resize and test_resize of dataset.size or more"
             )
 
     @property
@@ -70,6 +71,8 @@ class Format:
         return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
 
     def _square(self, image: Image.Image) -> Image.Image:
+        if self.resize is None:
+            return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         width, height = image.size
         longer = int(self.resize * max(width, height) / min(width, height))
         resized = (self.resize, longer) if width <= height else (longer, self.resize)
@@ -79,6 +82,39 @@ class Format:
             return image
         left, top = round((resized[0] - self.size) / 2), round((resized[1] - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a dataset become training and test images, as `dataset.loader` says it.
+
+    Attributes:
+        size, channels: of all images, as in `Format`.
+        resize: to which the shorter side is brought before the centre is cut out; none: `size`.
+        test_resize: the same of test images; none: they are read as training images are.
+        squash: bring whole images to size x size instead, whatever their shape.
+    """
+
+    size: int
+    resize: int | None = None
+    test_resize: int | None = None
+    squash: bool = False
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.squash and self.resize is not None:
+            raise InputError(
+                f"dataset.loader.squash=true takes whole images, but dataset.loader.resize={self.resize} cuts their "
+                "centres out: choose one of them, and the other as false or null"
+            )
+
+    @property
+    def train(self) -> Format:
+        return Format(self.size, None if self.squash else self.resize or self.size, self.channels)
+
+    @property
+    def test(self) -> Format:
+        return self.train if self.test_resize is None else Format(self.size, self.test_resize, self.channels)
 
 
 class Names:

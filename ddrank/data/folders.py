@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddrank.data.files import Files, Format, Names
+from ddrank.data.files import Files, Format, Names, Reading
 from ddrank.data.mapped import decoded_once
 from ddrank.data.real import stratified_test_split
 from ddrank.data.samples import Samples
@@ -19,6 +19,8 @@ from ddrank.errors import InputError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TEST_SPLITS = ("test", "val", "valid")
+Listing = tuple[Names, Tensor]  # images and their labels
+Loaded = tuple[Samples, Samples, Sequence[str]] | tuple[Samples, Samples, Sequence[str], Samples]
 
 
 def load_imagefolder(
@@ -27,17 +29,20 @@ def load_imagefolder(
     size: int,
     channels: int = 3,
     resize: int | None = None,
+    test_resize: int | None = None,
+    squash: bool = False,
     test_fraction: float = 0.2,
     decode_gib: float = 2.0,
-) -> tuple[Samples, Samples, tuple[str, ...]]:
+) -> Loaded:
     """Any folder of one's own: `path`/train/<class>/ and `path`/test/<class>/ (or val/ or valid/), or `path`/<class>/
     alone, of which a fixed stratified `test_fraction` of the images is the test set.
 
     Class i is the i-th folder in the order of names, as in ImageFolder. `path` is relative to where the command is
-    called. `resize`, `channels` and `decode_gib` as in `samples_of` and `Format`. Raises InputError.
+    called. `size` to `squash` as in `Reading`, `decode_gib` as in `read`, which also says what is given. Raises
+    InputError.
     """
     folder = existing(Path(path), "give a folder of classes as dataset.loader.path=...")
-    reading = Format(size, resize or size, channels)
+    reading = Reading(size, resize, test_resize, squash, channels)
     inside = "train" if (folder / "train").is_dir() else ""
     splits = [split for split in TEST_SPLITS if (folder / split).is_dir()]
     if splits and not inside:
@@ -45,32 +50,52 @@ def load_imagefolder(
     if len(splits) > 1:
         raise InputError(f"{folder} has test images in {' and in '.join(f'{split}/' for split in splits)}: keep one")
     classes = class_folders(folder / inside)
-    names, labels = listed(folder, classes, inside)
+    train = listed(folder, classes, inside)
     if not splits:
-        return _split(folder, names, labels, reading, root, test_fraction, decode_gib, classes)
+        train, test = _split(folder, *train, test_fraction, classes)
+        return read(folder, train, test, reading, root, decode_gib, tuple(classes))
     if (others := class_folders(folder / splits[0])) != classes:
         odd = sorted(set(others) ^ set(classes))[0]
         where = "train" if odd in classes else splits[0]
         raise InputError(
             f"the class {odd!r} is in {folder / where} alone: give train/ and {splits[0]}/ the same folders of classes"
         )
-    test_names, test_labels = listed(folder, classes, splits[0])
-    train = samples_of(folder, names, labels, reading, root, "train", decode_gib)
-    return train, samples_of(folder, test_names, test_labels, reading, root, "test", decode_gib), tuple(classes)
+    return read(folder, train, listed(folder, classes, splits[0]), reading, root, decode_gib, tuple(classes))
 
 
-def samples_of(
-    folder: Path, names: Names, labels: Tensor, format: Format, root: Path, split: str, decode_gib: float
-) -> Samples:
-    """The images `names` below `folder` with their labels.
+def read(
+    folder: Path,
+    train: Listing,
+    test: Listing,
+    reading: Reading,
+    root: Path,
+    decode_gib: float,
+    class_names: Sequence[str],
+) -> Loaded:
+    """What a loader gives for the training and test images listed, all below `folder`: both as samples, `class_names`,
+    and, where test images are read otherwise than training images, the training images as those are.
 
-    Where they take at most `decode_gib` GiB, they are decoded now, once (see `ddrank.data.mapped`); otherwise they are
-    decoded as they are used. What is kept of them is under `root`/decoded.
+    Images that take at most `decode_gib` GiB are decoded now, once (see `ddrank.data.mapped`); others, and those of
+    the fourth item, are decoded as they are used. What is kept of them is under `root`/decoded. Raises InputError.
     """
     if not decode_gib >= 0:
         raise InputError(f"dataset.loader.decode_gib is {decode_gib}, expected 0 or more GiB")
+    found = (
+        _samples(folder, *train, reading.train, root, "train", decode_gib),
+        _samples(folder, *test, reading.test, root, "test", decode_gib),
+        class_names,
+    )
+    if reading.test == reading.train:
+        return found
+    return *found, _samples(folder, *train, reading.test, root, "train", 0)
+
+
+def _samples(
+    folder: Path, names: Names, labels: Tensor, format: Format, root: Path, split: str, decode_gib: float
+) -> Samples:
     kind = "grey" if format.channels == 1 else "rgb"
-    place = Path(root) / "decoded" / f"{folder.resolve().name}-{split}-{format.resize}-{format.size}px-{kind}"
+    resize = "whole" if format.resize is None else format.resize
+    place = Path(root) / "decoded" / f"{folder.resolve().name}-{split}-{resize}-{format.size}px-{kind}"
     files = Files(folder, names, format, digests=place.with_name(f"{folder.resolve().name}-{split}.sha256.npz"))
     return Samples(decoded_once(files, place, decode_gib), labels)
 
@@ -84,7 +109,7 @@ def class_folders(folder: Path) -> list[str]:
     return names
 
 
-def listed(folder: Path, classes: Sequence[str], split: str) -> tuple[Names, Tensor]:
+def listed(folder: Path, classes: Sequence[str], split: str) -> Listing:
     """The images in `folder`/`split`/<class>/ and below, relative to `folder`, in ImageFolder's order, with class
     indices int64 (N,). Raises InputError for a class without images."""
     labels = array("q")
@@ -127,15 +152,9 @@ def _images(folder: Path, inside: Path) -> Iterator[str]:
 
 
 def _split(
-    folder: Path,
-    names: Names,
-    labels: Tensor,
-    format: Format,
-    root: Path,
-    test_fraction: float,
-    decode_gib: float,
-    classes: list[str],
-) -> tuple[Samples, Samples, tuple[str, ...]]:
+    folder: Path, names: Names, labels: Tensor, test_fraction: float, classes: Sequence[str]
+) -> tuple[Listing, Listing]:
+    """The training and the test images of a folder that has no test split."""
     if not 0 < test_fraction < 1:
         raise InputError(f"dataset.loader.test_fraction is {test_fraction}, expected a part above 0 and below 1")
     count = max(len(classes), round(len(names) * test_fraction))
@@ -145,12 +164,8 @@ def _split(
             f"{folder} has no test images (test/, val/ or valid/) and its {len(names)} images cannot be split: its "
             f"class {classes[least]!r} has {few}; give a test split, or more images of each class"
         )
-    parts = stratified_test_split(labels, count)
-    train, test = (
-        samples_of(folder, _chosen(names, part), labels[part], format, root, split, decode_gib)
-        for part, split in zip(parts, ("train", "test"), strict=True)
-    )
-    return train, test, tuple(classes)
+    train, test = stratified_test_split(labels, count)
+    return (_chosen(names, train), labels[train]), (_chosen(names, test), labels[test])
 
 
 def _chosen(names: Names, index: Tensor) -> Names:

@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from ddrank.data.classes import ClassNames
-from ddrank.data.files import Format
-from ddrank.data.folders import class_folders, existing, images_in, listed, samples_of
-from ddrank.data.samples import Samples
+from ddrank.data.files import Reading
+from ddrank.data.folders import Listing, Loaded, class_folders, existing, images_in, listed, read
 from ddrank.errors import InputError
 
 SPLITS = ("train", "val")
@@ -21,13 +20,16 @@ def load_imagenet(
     size: int,
     class_indices: Sequence[int] | None = None,
     resize: int | None = None,
+    test_resize: int | None = None,
+    squash: bool = False,
     decode_gib: float = 2.0,
-) -> tuple[Samples, Samples, ClassNames]:
+) -> Loaded:
     """ImageNet-1K, or the classes `class_indices` of it: label i is the class with the index class_indices[i].
 
     `folder` (relative to `root`) holds train/<synset>/ and val/<synset>/: all of ImageNet, or just the classes asked
     for (imagenette2, imagewoof2). An index counts the 1,000 synsets in the order of their names, as ImageFolder and
-    torchvision's pretrained networks do. `resize` and `decode_gib` as in `ddrank.data.folders`. Raises InputError.
+    torchvision's pretrained networks do. `size` to `squash` as in `Reading`, `decode_gib` and what is given as in
+    `ddrank.data.folders.read`. Raises InputError.
     """
     home = existing(
         Path(root) / folder, f"unpack the images there, as {folder}/train/n01440764/... and {folder}/val/..."
@@ -40,20 +42,13 @@ def load_imagenet(
         raise InputError(f"dataset.loader.class_indices names a class twice: {list(class_indices)}")
     indices = range(len(synsets)) if class_indices is None else class_indices
     wanted = [synsets[index] for index in indices]
-    samples = [_split(home, split, wanted, class_indices is None, size, resize, root, decode_gib) for split in SPLITS]
-    return samples[0], samples[1], ClassNames((words[index] for index in indices), folders=wanted)
+    train, test = (_split(home, split, wanted, class_indices is None) for split in SPLITS)
+    names = ClassNames((words[index] for index in indices), folders=wanted)
+    return read(home, train, test, Reading(size, resize, test_resize, squash), root, decode_gib, names)
 
 
-def _split(
-    home: Path,
-    split: str,
-    wanted: list[str],
-    complete: bool,
-    size: int,
-    resize: int | None,
-    root: Path,
-    decode_gib: float,
-) -> Samples:
+def _split(home: Path, split: str, wanted: list[str], complete: bool) -> Listing:
+    """The images of one split."""
     folder = existing(home / split, f"{home} needs train/ and val/ with a folder for each synset")
     if not any(entry.is_dir() for entry in folder.iterdir()) and images_in(home, split):
         raise InputError(
@@ -68,9 +63,7 @@ def _split(
         )
     if complete and (odd := sorted(set(there) - set(wanted))):
         raise InputError(f"{folder} has a folder {odd[0]}, which is no class of ImageNet-1K: remove it")
-    names, labels = listed(home, wanted, split)
-    kind = "train" if split == "train" else "test"
-    return samples_of(home, names, labels, Format(size, resize or size), root, kind, decode_gib)
+    return listed(home, wanted, split)
 
 
 @lru_cache(maxsize=1)

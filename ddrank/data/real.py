@@ -11,6 +11,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from ddrank.data.classes import ClassNames
+from ddrank.data.files import Files
 from ddrank.data.samples import Samples
 from ddrank.errors import InputError
 
@@ -20,6 +21,7 @@ class RealDataset:
     """Raw training and test samples (uint8 pixels, or float32 pixels in [0, 1]) of one dataset, with its constants.
 
     `class_names` are for display; where they are `ClassNames`, they also hold what folders call the classes.
+    `train_as_tested` are the training samples read as test images are, where that is otherwise.
     """
 
     name: str
@@ -30,6 +32,7 @@ class RealDataset:
     std: tuple[float, ...]
     validation_fraction: float
     validation_most: int
+    train_as_tested: Samples | None = None
 
     @property
     def names(self) -> ClassNames:
@@ -71,8 +74,11 @@ class RealDataset:
 
     @cached_property
     def validation(self) -> Samples:
-        """The validation split."""
-        return self.train[self.split[1]]
+        """The validation split, read as test images are."""
+        if self.train_as_tested is None:
+            return self.train[self.split[1]]
+        held_out = self.train_as_tested[self.split[1]]
+        return held_out if isinstance(self.train.images, Files) else held_out.read()
 
     def draw(self, ipc: int, generator: torch.Generator, samples: Samples | None = None) -> Samples:
         """`ipc` random images of each class, class-major, without replacement, from `samples` (default: `kept`).
@@ -100,14 +106,15 @@ def check_ipc(ipc: int, available: int, dataset: str, class_name: str) -> None:
 def load_real(config: DictConfig, root: Path | str) -> RealDataset:
     """The dataset that the `dataset` config names, its files (if it has any) under `root`.
 
-    A loader is a function `load(root, **arguments) -> (train: Samples, test: Samples, class_names)`; the names are
-    `ClassNames` where folders call the classes otherwise than people do.
+    A loader is a function `load(root, **arguments) -> (train: Samples, test: Samples, class_names)`, with the training
+    samples read as test images are for a fourth where that is otherwise; the names are `ClassNames` where folders call
+    the classes otherwise than people do.
     Raises InputError when files are missing or contradict the config.
     """
     arguments = OmegaConf.to_container(config.loader, resolve=True)
     loader = get_method(arguments.pop("_target_"))
     try:
-        train, test, class_names = loader(Path(root), **arguments)
+        train, test, class_names, *as_tested = loader(Path(root), **arguments)
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -127,6 +134,7 @@ def load_real(config: DictConfig, root: Path | str) -> RealDataset:
         std=tuple(config.std),
         validation_fraction=config.validation.fraction,
         validation_most=config.validation.most,
+        train_as_tested=next(iter(as_tested), None),
     )
 
 

@@ -19,12 +19,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ddrank.data.classes import ClassNames
-from ddrank.data.files import Format, Names
-from ddrank.data.folders import class_folders, existing, listed, samples_of
-from ddrank.data.samples import Samples
+from ddrank.data.files import Names, Reading
+from ddrank.data.folders import Listing, Loaded, class_folders, existing, listed, read
 from ddrank.errors import InputError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -35,11 +33,14 @@ def load_tinyimagenet(
     size: int = 64,
     folder: str = "tiny-imagenet-200",
     resize: int | None = None,
+    test_resize: int | None = None,
+    squash: bool = False,
     decode_gib: float = 2.0,
-) -> tuple[Samples, Samples, ClassNames]:
+) -> Loaded:
     """TinyImageNet: 100,000 training images and, as the test set, 10,000 validation images; 3 x 64 x 64, uint8.
 
-    `folder` is relative to `root`; `resize` and `decode_gib` as in `ddrank.data.folders`. Raises InputError.
+    `folder` is relative to `root`; `size` to `squash` as in `Reading`, `decode_gib` and what is given as in
+    `ddrank.data.folders.read`. Raises InputError.
     """
     home = existing(Path(root) / folder, f"put tiny-imagenet-200.zip from {URL} into {root} and unpack it there")
     again = f"unpack tiny-imagenet-200.zip again ({URL})"
@@ -48,15 +49,12 @@ def load_tinyimagenet(
     if odd := sorted(set(announced) ^ set(synsets)):
         where = "has no folder in train/" if odd[0] in announced else "has a folder in train/, but is not in wnids.txt"
         raise InputError(f"{home}: the class {odd[0]} {where}: {again}")
-    reading = Format(size, resize or size)
-    names, labels = listed(home, synsets, "train")
-    train = samples_of(home, names, labels, reading, root, "train", decode_gib)
-    test_names, test_labels = _validation(home, synsets, again)
-    test = samples_of(home, test_names, test_labels, reading, root, "test", decode_gib)
-    return train, test, ClassNames(_words(home / "words.txt", synsets), folders=synsets)
+    names = ClassNames(_words(home / "words.txt", synsets), folders=synsets)
+    train, test = listed(home, synsets, "train"), _validation(home, synsets, again)
+    return read(home, train, test, Reading(size, resize, test_resize, squash), root, decode_gib, names)
 
 
-def _validation(home: Path, synsets: list[str], again: str) -> tuple[Names, Tensor]:
+def _validation(home: Path, synsets: list[str], again: str) -> Listing:
     """Names of the validation images, relative to `home`, and their labels int64 (N,)."""
     folder = existing(home / "val", again)
     if not (folder / "images").is_dir():

@@ -72,7 +72,7 @@ def translated(settings: Mapping[str, Any], labels: str, batch_size: str = "syn_
     overrides |= _labels(settings, labels, size, config) | _space(settings, training, testing, config)
     overrides |= _training(settings, batch_size) | _real(settings, model, notes)
     overrides |= {"num_eval": settings["num_eval"]}
-    overrides |= _files(settings, testing, size, config, notes)
+    overrides |= _files(settings, testing, size, config)
     if settings.get("device") == "cpu":
         overrides["engine.accelerator"] = "cpu"
     for key, ours in (("syn_lr", "method.lr"), ("lrs_lambda", "score.w"), ("ars_lambda", "score.g")):
@@ -106,7 +106,7 @@ def _augmentation(settings: Mapping[str, Any], training: Transforms, size: int) 
     if not training.views:
         return {"aug": kind or "none", **{f"aug.{kind}.{key}": value for key, value in arguments.items()}}
     sizes = [view[name]["size"] for view in training.views for name in view if "size" in view[name]]
-    if sizes and sizes[-1] != size:
+    if sizes and sizes[-1] not in (size, [size, size]):
         raise InputError(f"custom_train_trans makes images of {sizes[-1]} pixels, expected {size} as at test time")
     mirror = {"mirror": "${dataset.mirror}"}
     view = {"_target_": "ddrank.augment.Views", "transforms": list(training.views), **mirror}
@@ -208,21 +208,25 @@ def _training(settings: Mapping[str, Any], batch_size: str) -> dict[str, Any]:
     return overrides | ({"train.momentum": momentum} if settings["optimizer"] == "sgd" else {})
 
 
-def _files(
-    settings: Mapping[str, Any], testing: Transforms, size: int, config: Any, notes: list[str]
-) -> dict[str, Any]:
+def _files(settings: Mapping[str, Any], testing: Transforms, size: int, config: Any) -> dict[str, Any]:
     """Where the real images lie, and how they are brought to their size."""
     root = Path(settings["real_data_path"])
     overrides = {"paths.data": str(root)}
     folder = config.loader.get("folder")
     if folder and not (root / folder).is_dir():
         overrides["dataset.loader.folder"] = "."  # there, train/ and val/ lie in the very folder
-    if testing.keeps(size):
-        return overrides
     steps = [(name, arguments.get("size")) for view in testing.views for name, arguments in view.items()]
-    if "resize" in config.loader and [name for name, _ in steps] == ["Resize", "CenterCrop"] and steps[1][1] == size:
-        notes.append("custom_val_trans (training images are resized like the test images)")
-        return overrides | {"dataset.loader.resize": steps[0][1]}
+    if "squash" not in config.loader:
+        if testing.keeps(size):
+            return overrides
+    else:  # it takes whole images, and cuts out the centres of test images alone, where custom_val_trans does
+        overrides["dataset.loader.squash"] = settings["dataset"] not in FIXED_SIZE
+        overrides["dataset.loader.test_resize"] = None
+        if all(step in (("Resize", [size, size]), ("CenterCrop", size)) for step in steps):
+            return overrides
+        names, sizes = zip(*steps, strict=True)
+        if names in (("Resize",), ("Resize", "CenterCrop")) and isinstance(sizes[0], int) and sizes[-1] == size:
+            return overrides | {"dataset.loader.test_resize": sizes[0]}
     raise InputError(
         f"custom_val_trans has {', '.join(name for name, _ in steps)}, but test images of {settings['dataset']} cannot "
         "be prepared so: leave out all but ToTensor and Normalize"

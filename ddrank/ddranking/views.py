@@ -61,7 +61,7 @@ class Transforms:
     def keeps(self, size: int) -> bool:
         """Whether the views do nothing to images of `size` pixels a side but resize and crop them to that very size."""
         return all(
-            name in ("Resize", "CenterCrop") and arguments["size"] == size
+            name in ("Resize", "CenterCrop") and arguments["size"] in (size, [size, size])
             for view in self.views
             for name, arguments in view.items()
         )
@@ -148,7 +148,7 @@ def _plain(name: str, arguments: Mapping[str, Any] | list[Any] | None, where: st
     for key in ("padding", "antialias"):
         if kept.get(key, 0) in (None, "warn"):
             del kept[key]
-    for key in ("size", "padding"):
+    for key in ("size", "padding") if name != "Resize" else ():  # two sides are not one that the other follows
         if isinstance(kept.get(key), list) and len(set(kept[key])) == 1:
             kept[key] = kept[key][0]
     if isinstance(kept.get("padding"), list):

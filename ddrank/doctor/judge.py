@@ -105,7 +105,7 @@ def _reduced(real: RealDataset, most: int) -> RealDataset:
     """`real` with at most `most` training images, evenly spread, and all of at most `_SIDE` pixels."""
     if len(real.train) <= most and real.size <= _SIDE:
         return real
-    return replace(real, train=_small(real.train, most), test=_small(real.test, _CHECKED))
+    return replace(real, train=_small(real.train, most), test=_small(real.test, _CHECKED), train_as_tested=None)
 
 
 def _small(samples: Samples, most: int) -> Samples:

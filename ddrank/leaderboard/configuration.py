@@ -33,16 +33,18 @@ IGNORED = (
     "engine.checkpoint_every",
     "engine.devices",  # in a result's environment, where there are several: `auto` is as many as there are
     "engine.nodes",
+    "dataset.loader.decode_gib",
     "plan",
     "protocol.per_seed",  # in results of earlier versions, where it changed nothing
 )
 # What has to agree for results of one dataset, IPC, model and protocol to be compared: a model's name does not tell its
-# width, a dataset's not how long its real data were trained, nor a protocol's that a rate was chosen on the test set
-# all the same. Names of settings, or their beginnings.
+# width, a dataset's not how long its real data were trained or what was cut out of its test images, nor a protocol's
+# that a rate was chosen on the test set all the same. Names of settings, or their beginnings.
 COMPARED = (
-    *("model.", "dataset.size", "dataset.real.", "dataset.validation."),
-    *("protocol.select_on", "protocol.best_checkpoint", "protocol.lrs"),
+    *("model.", "dataset.size", "dataset.loader.", "dataset.real.", "dataset.validation."),
+    *("protocol.select_on", "protocol.best_checkpoint", "protocol.lrs", "protocol.real."),
 )
+_PLACES = ("dataset.loader.folder", "dataset.loader.path")  # among these, what may differ all the same
 FIELDS = ("method", "dataset", "ipc", "model", "aug", "criterion", "labels", "protocol")
 
 # Differences that a name already tells: where `aug` differs, so do the settings below it.
@@ -66,7 +68,12 @@ def configuration(result: Result) -> dict[str, str]:
 
 def comparability(result: Result) -> dict[str, str]:
     """The settings that results of one ranking have in common besides their dataset, IPC, model and protocol."""
-    return {key: value for key, value in _settings(result) if key.startswith(COMPARED)}
+    settings = dict(_settings(result))
+    found = {key: value for key, value in settings.items() if key.startswith(COMPARED) and key not in _PLACES}
+    if settings.get("protocol.real.epochs") == settings.get("train.epochs"):  # the method's own
+        found.pop("protocol.real.epochs", None)
+    unset = {key for key, value in found.items() if key.startswith("dataset.loader.") and value in ("null", "false")}
+    return {key: value for key, value in found.items() if key not in unset}  # earlier versions had fewer of them
 
 
 def differences(configurations: Sequence[Mapping[str, str]]) -> list[str]:
