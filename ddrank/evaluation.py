@@ -152,6 +152,12 @@ def find_distilled(config: DictConfig) -> Found:
 def load_distilled(config: DictConfig, found: Found, real: RealDataset | None = None) -> DistilledDataset:
     """What was found, checked against dataset and IPC; without `real`, but for the names of its classes."""
     method, dataset = config.method, config.dataset
+    if found.space is None and method.made_in != method.space:
+        raise InputError(
+            f"{found.where} does not say in which space its images are: those of {method.name} for {dataset.name} at "
+            f"ipc={config.ipc} are made in {method.made_in} (method.made_in), but method.space is {method.space}: say "
+            f"method.space={method.made_in} for such images, or method.made_in={method.space} for others"
+        )
     distilled = distilled_from(
         found,
         dataset=dataset.name,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ddrank import build
 from ddrank.config import model_named
-from ddrank.data import RealDataset, Samples, Space
+from ddrank.data import RealDataset, Samples, Space, TestBatches
 from ddrank.data.distilled import load_weights_only
 from ddrank.engine import Engine
 from ddrank.errors import InputError
@@ -26,6 +26,7 @@ from ddrank.store import Store, digest
 from ddrank.student import Training
 
 CROSS_ENTROPY = {"_target_": "ddrank.criteria.CrossEntropy"}
+_HARDLY = 3  # times the accuracy of guessing: what a network whose classes are in another order may reach by luck
 VERSION = 2  # raise it when the same key would get other weights
 # Of the dataset condensation papers' ResNet, and so of the ddranking package's: its parts, and ours.
 OTHER_NAMES = {".shortcut.": ".downsample.", "classifier.": "fc."}
@@ -115,9 +116,37 @@ class TeacherRoom:
         names, files = list(self._config.method.teachers), list(self._config.method.teacher_weights)
         model = model_named(names[position], self._config)
         if files:
-            return self._read(Path(files[position]), model)
+            network, fingerprint = self._read(Path(files[position]), model)
+            self._examine(network, fingerprint, Path(files[position]), model, space)
+            return network, fingerprint
         # The same architecture twice means two teachers: they differ by their seed.
         return self.trained(model, space, seed=names[:position].count(names[position]))
+
+    def _examine(self, network: nn.Module, fingerprint: str, path: Path, model: dict[str, Any], space: Space) -> None:
+        """Say how well a network from a file knows the validation split, since the file does not tell in which order
+        its classes are and how its images were normalised."""
+        tests, classes = space.samples(self._real.validation), self._real.num_classes
+        key = {"kind": "accuracy of given weights", "weights": fingerprint, "tests": tests.fingerprint}
+        found = self._store.tensors(key, partial(self._accuracy, network, tests, model["name"]), self._about(model))
+        accuracy = float(found["accuracy"])
+        said = f"{path}, teacher {model['name']}: accuracy {accuracy:.4f} on images held out of the training set"
+        if accuracy < min(_HARDLY / classes, (1 + 1 / classes) / 2):
+            said += (
+                f", hardly above chance ({1 / classes:.4f}): its classes may be in another order, or its images were "
+                "normalised otherwise (method.mean, method.std, method.space)"
+            )
+        self._display.say(said)
+
+    @torch.no_grad()
+    def _accuracy(self, network: nn.Module, tests: Samples, name: str) -> dict[str, Tensor]:
+        network, device, right = network.eval().to(self._engine.device), self._engine.device, 0
+        batches = TestBatches(tests, self._engine.test_batch)
+        with batches, self._display.activity(f"testing teacher {name}", len(batches)) as activity:
+            for batch in batches:
+                labels = batch["label"].to(device)
+                right += int((network(batch["image"].to(device))[: len(labels)].argmax(1) == labels).sum())
+                activity.advance()
+        return {"accuracy": torch.tensor(right / len(tests))}
 
     def assignment(self, model: dict[str, Any], space: Space, seed: int = 0) -> Assignment:
         """The training of a teacher, tested on the validation split."""

@@ -12,9 +12,13 @@ import time
 import pytest
 import torch
 from conftest import QUICK, QUICK_SELECTION, results
+from omegaconf import OmegaConf
+from sklearn.linear_model import LogisticRegression
 from wandb_files import read_run
 
+from ddrank import config as schema
 from ddrank import score
+from ddrank.data import Space, load_real
 from ddrank.errors import StoreWarning
 from ddrank.result import Result
 
@@ -248,8 +252,49 @@ def test_teacher_weights_from_a_file(command, tmp_path):
     outcome = command("run", *QUICK_SELECTION, *soft)
     assert outcome.code == 0, outcome.err
     assert "trained the teacher" not in outcome.err
+    assert "ckpt_best.pt, teacher convnet3: accuracy 0." in outcome.err
     torch.save(ConvNet(num_classes=10, channels=1, size=8).state_dict(), weights)
     assert "trained 4 students" in command("run", *QUICK_SELECTION, *soft).err  # other weights, other measurements
+
+
+def test_what_a_teacher_from_a_file_knows_is_measured_and_said(command, tmp_path):
+    """Logistic regression by scikit-learn in the weights of an MLP; and with its classes in another order."""
+    config = OmegaConf.load(schema.folder() / "dataset" / "digits.yaml")
+    real = load_real(OmegaConf.merge(config, {"validation": {"fraction": 0.1, "most": 5000}}), tmp_path)
+    train, tests = (Space("normalized", real.mean, real.std).samples(part) for part in (real.kept, real.validation))
+    known = LogisticRegression(max_iter=200).fit(train.floats().flatten(1), train.labels)
+    expected = known.score(tests.floats().flatten(1), tests.labels)
+    assert expected > 0.9
+    lines = torch.tensor(known.coef_).float(), torch.tensor(known.intercept_).float()
+    soft = ("method=random", "method.labels=multi", "criterion=kl", "method.teachers=[mlp]")
+    for shift, beginning in ((0, f"accuracy {expected:.4f} on images held out"), (1, "accuracy 0.0")):
+        weight, bias = (part.roll(shift, 0) for part in lines)
+        weights = {
+            "fc_1.weight": torch.cat([torch.eye(64), -torch.eye(64)]),
+            "fc_2.weight": torch.eye(128),
+            "fc_3.weight": torch.cat([weight, -weight], 1),
+            **{"fc_1.bias": torch.zeros(128), "fc_2.bias": torch.zeros(128), "fc_3.bias": bias},
+        }
+        torch.save(weights, tmp_path / "teacher.pt")
+        outcome = command("run", *QUICK_SELECTION, *soft, "method.teacher_weights=[teacher.pt]", "plan=true")
+        assert "accuracy" not in outcome.err  # a plan computes nothing
+        outcome = command("run", *QUICK_SELECTION, *soft, "method.teacher_weights=[teacher.pt]")
+        assert outcome.code == 0, outcome.err
+        (said,) = [line for line in outcome.err.splitlines() if "teacher.pt, teacher mlp: " in line]
+        assert beginning in said
+        assert ("its classes may be in another order" in said) == bool(shift)
+
+
+def test_images_of_unknown_space_are_not_taken_for_another_than_the_methods(command, tmp_path):
+    """As MTT's files are whitened where its published evaluation is not."""
+    torch.save(torch.randn(10, 1, 8, 8), tmp_path / "images.pt")
+    own = ("method=custom", "method.data=images.pt", "method.made_in=zca")
+    sentence = command("run", *QUICK_SELECTION, *own).sentence()
+    assert "images.pt does not say in which space its images are" in sentence
+    assert "say method.space=zca for such images, or method.made_in=normalized for others" in sentence
+    assert not (tmp_path / "runs").exists()
+    for setting in ("method.space=zca", "method.made_in=normalized"):
+        assert command("run", *QUICK_SELECTION, *own, setting).code == 0
 
 
 def test_the_ddranking_protocol_chooses_on_the_test_set(command, tmp_path):

@@ -165,6 +165,9 @@ class _Untrained(TeacherRoom):
             self.wanted[digest(key)] = self.assignment(model, space, seed)
         return network, digest(key)
 
+    def _examine(self, *_: Any) -> None:
+        """Nothing is computed for a plan."""
+
 
 def _to_be_made(config: DictConfig) -> bool:
     """Whether there are no distilled data yet, but the means to make them."""
