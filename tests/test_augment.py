@@ -3,6 +3,7 @@
 import doctest
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -13,7 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
+from ddrank import config as schema
 from ddrank.augment import DSA, CutMix, MixUp, Views, apply_dsa, cutmix, mix, mixed_loss, mixup
 from ddrank.augment.dsa import OPERATIONS
 from ddrank.augment.geometry import resized_crop
@@ -290,6 +293,23 @@ def test_cutmix_callback_corrects_its_share_to_the_pasted_area():
         moved = batch["partner"] != torch.arange(4)
         for kept in own[moved].flatten(1).float().mean(1).tolist():
             assert batch["lam"] == pytest.approx(kept)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (7, 9), (64, 31)])
+def test_cutmix_boxes_are_torchvisions(size):
+    height, width = size
+    theirs = v2.CutMix(num_classes=2)
+    for seed in range(100):
+        lam = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
+        theirs._dist = SimpleNamespace(sample=lambda shape, lam=lam: torch.tensor(lam))
+        torch.manual_seed(seed)
+        across, down = int(torch.randint(width, (1,))), int(torch.randint(height, (1,)))
+        torch.manual_seed(seed)
+        expected = theirs.make_params([torch.zeros(2, 3, height, width)])
+        left, top, right, bottom = expected["box"]
+        box = mix.cut_box(float(torch.tensor(lam)), (down, across), size)
+        assert box == (top, left, bottom, right)
+        assert mix.kept_share(box, size) == pytest.approx(expected["lam_adjusted"])
 
 
 def test_cutmix_boxes_have_the_mean_area_of_clipped_squares():
@@ -611,6 +631,7 @@ def test_every_config_is_listed_here():
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("name", AUGS)
 def test_every_config_makes_its_callbacks_in_order(name, mirror):
+    schema.register()
     dataset = f"{{size: 8, mirror: {mirror}, crop_padding: 1, crop_area: 0.5, rded_factor: 2, "
     dataset += "mean: [0.5], std: [0.25]}"
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -86,15 +86,16 @@ def cutmix(images: Tensor, partner: Tensor, box: tuple[int, int, int, int]) -> T
 
 
 def cut_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of a box of about 1 - lam of an image of `size` (H, W), clipped to it; pixels.
+    """Top, left, bottom, right of a box of about 1 - lam of an image of `size` (H, W), clipped to it; pixels. As in the
+    code of CutMix (Yun et al., ICCV 2019), a box has its centre in the middle, hence even sides.
 
     >>> cut_box(0.75, centre=(4, 7), size=(8, 8))
     (2, 5, 6, 8)
     """
-    sides = [int(length * math.sqrt(1 - lam)) for length in size]
-    starts = [middle - side // 2 for middle, side in zip(centre, sides, strict=True)]
-    ends = [min(start + side, length) for start, side, length in zip(starts, sides, size, strict=True)]
-    return max(starts[0], 0), max(starts[1], 0), ends[0], ends[1]
+    halves = [int(length * math.sqrt(1 - lam)) // 2 for length in size]
+    top, left = (max(middle - half, 0) for middle, half in zip(centre, halves, strict=True))
+    bottom, right = (min(middle + half, length) for middle, half, length in zip(centre, halves, size, strict=True))
+    return top, left, bottom, right
 
 
 def kept_share(box: tuple[int, int, int, int], size: tuple[int, int]) -> float:
