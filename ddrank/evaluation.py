@@ -56,6 +56,7 @@ def evaluate(config: DictConfig, folder: Path, since: float | None = None) -> tu
         space, plain_space = spaces(config, distilled, real, store)
         distilled = distilled.placed(space)
         refuse_impossible(config, distilled, real)
+        check_teachers(config, distilled)
         room = TeacherRoom(config, real, store, machine, display)
         teachers = room.teachers(space) if config.method.labels != "hard" else None
         all_arms = arms_to_measure(config, real, distilled, (space, plain_space), teachers, views, display)
@@ -131,6 +132,19 @@ def refuse_impossible(config: DictConfig, distilled: DistilledDataset, real: Rea
             f"{distilled.path}: {found.sentence}; `python -m ddrank.doctor` shows it, and "
             "method.trust=true evaluates it as it is"
         )
+
+
+def check_teachers(config: DictConfig, distilled: DistilledDataset) -> None:
+    """Stop where the stored soft labels are those of other teachers than random images would have."""
+    method, made = config.method, distilled.metadata.get("relabelled")
+    theirs = made.get("teachers") if isinstance(made, dict) else None
+    if method.labels != "single" or method.relabel or method.trust or theirs in (None, list(method.teachers)):
+        return
+    raise UntrustedError(
+        f"the soft labels of {distilled.path} are those of {', '.join(map(str, theirs))}, but random images would have "
+        f"those of {', '.join(method.teachers)}: say method.teachers=[{','.join(map(str, theirs))}], with their "
+        "method.teacher_weights if they came from files, or method.trust=true"
+    )
 
 
 def find_distilled(config: DictConfig) -> Found:

@@ -21,9 +21,11 @@ from ddrank.errors import InputError, LostError
 from ddrank.fit import Assignment, Outcome, run
 from ddrank.progress import Activity, Display
 from ddrank.store import Lock, Store, digest
+from ddrank.wording import counted
 
 _LIVES = 2  # a student whose worker dies is trained once more
 _PATIENCE = 0.2  # seconds until another job's lock is tried again
+_SILENCE = 5.0  # seconds of nothing but such locks, after which it is said
 
 
 @dataclass(eq=False)
@@ -93,6 +95,7 @@ class Scheduler:
         self._on_their_way: dict[str, _Entry] = {}
         self._results: dict[str, Any] = {}
         self._said: set[str] = set()
+        self._waited = 0.0
         self.trained = self.found = 0
         self.outcomes: list[Outcome] = []
 
@@ -197,6 +200,10 @@ class Scheduler:
     def _wait(self) -> None:
         if self._crew is None or not self._crew.busy:
             time.sleep(_PATIENCE)  # another job has the locks of all that is left
+            self._waited += _PATIENCE
+            if self._waited >= _SILENCE and "waiting" not in self._said:
+                self._said.add("waiting")
+                self._display.say(f"waiting for {counted(len(self._ready), 'measurement')} that another job is making")
             return
         # What has ended is stored before anything that ends the run is heeded.
         for message in sorted(self._crew.wait(_PATIENCE if self._ready else None), key=lambda one: one.kind != "done"):

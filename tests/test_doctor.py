@@ -509,6 +509,9 @@ def test_a_planted_fault_is_named_with_its_cause_and_nothing_else(clinics, datas
     assert setting in finding.setting
     assert finding.why
     assert "\n" not in finding.sentence
+    said = " ".join(diagnosis.notes)
+    assert "no copies of real images" not in said or not {"test-images", "validation-images"} & set(kinds(diagnosis))
+    assert "values in" not in said or "value-space" not in kinds(diagnosis)
     if (mend := settings_of(finding)) and kind != "dataset":  # for data of its own dataset
         keys = [part.partition("=")[0] for part in mend]
         kept = [setting for setting in settings if setting.partition("=")[0] not in keys]

@@ -427,6 +427,9 @@ def test_labels_that_were_stored_are_evaluated(command, tmp_path, weights, sourc
     labels = ("method=custom", "method.labels=single", "criterion=kl", "method.teachers=[mlp]", "aug=none")
     outcome = command("run", *labels, *TEACHER[1:], "method.data=mine", "ipc=2", *QUICK_SELECTION, "logger=none")
     assert outcome.code == 0, outcome.err
+    others = ("method.teachers=[lenet]", "method.data=mine", "ipc=2", *QUICK_SELECTION, *TEACHER[2:])
+    sentence = command("run", *labels, *others).sentence()
+    assert "are those of mlp, but random images would have those of lenet: say method.teachers=[mlp]" in sentence
 
 
 @pytest.mark.parametrize(

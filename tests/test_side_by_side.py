@@ -16,7 +16,7 @@ import torch
 from conftest import QUICK, QUICK_SELECTION, results
 from torch import nn
 
-from ddrank import crew, engine
+from ddrank import crew, engine, schedule
 from ddrank.crew import Crew
 from ddrank.data import Samples
 from ddrank.errors import InputError
@@ -274,6 +274,23 @@ def test_plans_that_want_the_same_share_one_student(tmp_path, workers, crew_of_t
         again = Scheduler(store, MACHINE, display, None)
         assert again.run({"a": plan(a_task("shared", an_assignment()))})["a"][0] == found["a"][0]
     assert (again.trained, again.found) == (0, 1)
+
+
+def test_that_another_job_is_waited_for_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "_SILENCE", 0.0)
+    mine, theirs, value, said = Store(tmp_path), Store(tmp_path), {"accuracy": 0.5, "losses": []}, []
+    lock = theirs.claim({"name": "theirs"})
+
+    def say(text):
+        said.append(text)
+        theirs.keep({"name": "theirs"}, value)
+        lock.release()
+
+    with Display() as display:
+        monkeypatch.setattr(display, "say", say)
+        found = Scheduler(mine, MACHINE, display, None).run({"a": plan(a_task("theirs", an_assignment()))})
+    assert said == ["waiting for 1 measurement that another job is making"]
+    assert found["a"][0] == value
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -90,8 +90,9 @@ def examine(
         fitting = spaces.best(candidates, spaces.white(some)).reading
         facts["misfit"] = round(candidates[0].misfit, 3)
         said_by = "the file" if found.space in SPACES else "method.space"
-        findings += spaces.check_space(candidates, some, said_by)
-        notes += [f"values in {fitting.name} space"] if fitting is known[0] else []
+        misfits = spaces.check_space(candidates, some, said_by)
+        findings += misfits
+        notes += [f"values in {fitting.name} space"] if fitting is known[0] and not misfits else []
         if numbered:
             judge = find_judge(config, real, store, engine, display)
             judged, places = _shown(judge, images, fitting, labels, good, max(_SHOWN, real.num_classes))
@@ -103,7 +104,7 @@ def examine(
                 classes = torch.tensor(order.assigned(judged.table))[labels]
         findings += values.check_duplicates(images, labels) if len(images) <= _MOST else []
         copied, note = _copies(images, fitting, judged, labels, good, real, config.protocol.select_on)
-        findings, notes = findings + copied, [*notes, note]
+        findings, notes = findings + copied, [*notes, *([note] if note else [])]
     soft_kind = found.soft_kind if found.soft_kind in SOFT_KINDS else method.soft_kind
     if found.soft_labels is not None and numbered:
         temperature = method.temperature if soft.softmax_of(config.criterion) else None
@@ -176,7 +177,8 @@ def _copies(
     ]
     nearest = copies.find_nearest(torch.cat(pixels), real)
     share = len(real.validation) / len(real.train) if select_on == "validation" else 1.0
-    return copies.check_copies(nearest, places, share), copies.note_copies(nearest) or "no copies of real images"
+    found, note = copies.check_copies(nearest, places, share), copies.note_copies(nearest)
+    return found, note or ("" if found else "no copies of real images")
 
 
 def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
