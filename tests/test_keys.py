@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import QUICK, results
 
-from ddrank.build import identities, identity
+from ddrank.build import build, check_codes, codes, identities, identity
 from ddrank.data import DistilledDataset, RealDataset, Samples, fit_space
 from ddrank.data.digits import load_digits
+from ddrank.errors import InputError
 from ddrank.store import Store
 
 VIEW = "+aug.view={_target_: ddrank.augment.Views, transforms: [{RandomCrop: {size: 8, padding: 2}}]}"
@@ -66,6 +69,25 @@ def test_a_network_of_ones_own_that_was_edited_is_trained_anew(command, tmp_path
     code.write_text(NETWORK.format(more=", nn.Tanh()"))
     del sys.modules["edited_network"]
     assert "trained 5 students" in command(*call).err
+
+
+def test_a_key_means_the_code_that_was_imported_and_not_what_its_file_has_become(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = tmp_path / "edited_since.py"
+    one, other = ({"_target_": f"edited_since.{name}"} for name in ("net", "built"))
+    source = NETWORK + "\n\nbuilt = lambda: None\n"
+    code.write_text(source.format(more=""))
+    before, nested = identity(one), codes({"part": [one]})
+    build(other, "model")
+    first = hashlib.sha256(code.read_bytes()).hexdigest()
+    code.write_text(source.format(more=", nn.Tanh()"))
+    assert identity(one) == before == one | {"code": first}
+    assert identity(other)["code"] == first  # asked for after the edit, and built before
+    assert codes({"part": [one]}) == nested == {"edited_since.net": first}
+    del sys.modules["edited_since"]
+    assert identity(one) == one | {"code": hashlib.sha256(code.read_bytes()).hexdigest()}
+    with pytest.raises(InputError, match=r"the file of edited_since.net was edited after it had been imported"):
+        check_codes(nested)
 
 
 def test_a_name_is_left_out_where_it_is_for_display_alone():
