@@ -71,6 +71,24 @@ def test_a_network_of_ones_own_that_was_edited_is_trained_anew(command, tmp_path
     assert "trained 5 students" in command(*call).err
 
 
+def test_a_distiller_of_ones_own_that_was_edited_makes_other_data(command, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code, places = tmp_path / "edited_distiller.py", ("paths.distilled=made", "paths.distilled=begun")
+    call = ["distill", "method=dm", "method.distiller.model=mlp", "method.distiller.iterations=2", "job.frames=0"]
+    call += ["method.distiller.real_batch=8", "engine=eager", "engine.threads=1"]
+    own = [*call, "method.distiller._target_=edited_distiller.DM"]
+    code.write_text("from ddrank.distill.dm import DM as Ours\n\n\nclass DM(Ours):\n    pass\n")
+    assert command(*own, places[0]).code == 0
+    assert "is there already" in command(*own, places[0]).out
+    command(*own, places[1], "job.stop_at=1")
+    code.write_text(code.read_text().replace("pass", "version = 1"))
+    del sys.modules["edited_distiller"]
+    for edited in (own, call):
+        assert "was made with other code of its distiller than that of now" in command(*edited, places[0]).sentence()
+    assert "going on" not in command(*own, places[1], "job.stop_at=1").err
+    assert len(list((tmp_path / "store/distillations").glob("*.pt"))) == 2
+
+
 def test_a_key_means_the_code_that_was_imported_and_not_what_its_file_has_become(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     code = tmp_path / "edited_since.py"
