@@ -26,7 +26,7 @@ from ddrank.store import Store, digest
 from ddrank.student import Training
 
 CROSS_ENTROPY = {"_target_": "ddrank.criteria.CrossEntropy"}
-VERSION = 2  # raise it when the same key would get other weights
+VERSION = 3  # raise it when the same key would get other weights, or keys get another form: `gc` drops those before
 # Of the dataset condensation papers' ResNet, and so of the ddranking package's: its parts, and ours.
 OTHER_NAMES = {".shortcut.": ".downsample.", "classifier.": "fc."}
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK, results
+from test_measure import all_arms
 
 from ddrank.build import build, check_codes, codes, identities, identity
 from ddrank.data import DistilledDataset, RealDataset, Samples, fit_space
 from ddrank.data.digits import load_digits
+from ddrank.engine import Engine
 from ddrank.errors import InputError
+from ddrank.measure import Measurer
+from ddrank.progress import Display
 from ddrank.store import Store
+from ddrank.teacher import TeacherRoom
 
 VIEW = "+aug.view={_target_: ddrank.augment.Views, transforms: [{RandomCrop: {size: 8, padding: 2}}]}"
 MIX = "+aug.mixup={_target_: ddrank.augment.MixUp, lam: 0.8}"
+VIEWS = {"_target_": "ddrank.augment.Views", "transforms": []}
+MLP = {"_target_": "ddrank.models.MLP", "name": "mlp"}
 NETWORK = """
 from torch import nn
 
@@ -115,6 +123,41 @@ def test_a_name_is_left_out_where_it_is_for_display_alone():
     assert identity(own).items() > own.items()
     assert len(identity(own)["code"]) == 64
     assert identities({"name": "group", "part": named}) == [identity(named)]
+
+
+OWN = {"_target_": "collections.namedtuple", "name": "may be an argument"}  # whatever is not ddrank's
+
+
+def test_keys_hold_the_identities_of_their_components(composed, tmp_path):
+    config = composed("method=dm", "aug=none")
+    real, arms = all_arms(config)
+    machine = (Store(tmp_path), Engine(), Display())
+    space, arm = arms["syn_any"].space, replace(arms["syn_any"], criterion=OWN, aug={"first": VIEWS, "second": OWN})
+    key = Measurer(config, real, *machine)._key(arm, 0, 0.1)
+    assert (key["criterion"], key["aug"]) == (identity(OWN), [VIEWS, identity(OWN)])
+    assert len(key["criterion"]["code"]) == len(key["aug"][1]["code"]) == 64
+    config.dataset.teacher.aug = {"name": "two", "first": VIEWS, "second": OWN}
+    room = TeacherRoom(config, real, *machine)
+    key = room._key(OWN, space, 0)
+    assert (key["model"], key["aug"]) == (identity(OWN), [VIEWS, identity(OWN)])
+    assert room._key(MLP | {"name": "mine"}, space, 0) == room._key(MLP, space, 0)
+
+
+def test_the_version_is_raised_with_the_form_of_keys(composed, tmp_path):
+    """Or entries that can never be asked for again would stay in the store for good."""
+    config = composed("method=dm")
+    real, arms = all_arms(config)
+    machine = (Store(tmp_path), Engine(), Display())
+    measured = Measurer(config, real, *machine)._key(arms["rdm_any"], 0, 0.1)
+    of_teacher = TeacherRoom(config, real, *machine)._key(MLP, arms["rdm_any"].space, 0)
+    both = {"kind": str, "version": 3, "train": str, "model": dict, "training": dict, "aug": list, "lr": float}
+    both |= {"seed": int, "precision": str}
+    assert form(measured) == both | {"criterion": dict, "teachers": type(None)}
+    assert form(of_teacher) == both
+
+
+def form(key: dict) -> dict:
+    return {name: value if name == "version" else type(value) for name, value in key.items()}
 
 
 def test_a_batch_larger_than_the_data_is_the_data(command):
