@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_d4m
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from ddrank import engine
 from ddrank.distill import validation
-from ddrank.distill.base import Task
+from ddrank.distill.base import Distilled, Task
 from ddrank.distill.d4m import D4M
 from ddrank.distill.difficulty import DATM, classify
 from ddrank.distill.dm import DM
@@ -31,6 +32,7 @@ from ddrank.distill.gradient import DC, DSA
 from ddrank.distill.rded import RDED, patch_scores
 from ddrank.distill.trajectory import MTT
 from ddrank.distill.unroll import Flat, vector_of
+from ddrank.distill.validation import validation_accuracy
 from ddrank.engine import Engine
 from ddrank.store import Store
 
@@ -263,6 +265,18 @@ def test_students_on_the_way_have_the_rate_of_their_optimizer(command, monkeypat
     assert outcome.code == 0, outcome.err
     assert seen == [lr, lr]
     assert outcome.err.count("(hard labels) before iteration") == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "learned", "lr"),
+    [(("method.lr=0.5",), 0.3, 0.5), (("method.lr=null",), 0.3, 0.3), (("method.lr=null",), None, 0.01)],
+)
+def test_students_on_the_way_have_the_rate_of_those_of_an_evaluation(composed, monkeypatch, settings, learned, lr):
+    config, task, seen = composed("method=mtt", *settings, name="distill"), test_distill.task(), []
+    outcome = SimpleNamespace(accuracy=1.0)
+    monkeypatch.setattr(validation.fit, "run", lambda student, *rest: seen.append(student.lr) or outcome)
+    validation_accuracy(config, task, 1, Distilled(task.noise(), lr=learned))
+    assert seen == [lr]
 
 
 def test_students_of_soft_labels_are_announced_as_such(command):
