@@ -266,7 +266,15 @@ class TestMerging:
         assert len(found) == 2
 
     @pytest.mark.parametrize(
-        "other", [{"dataset__real__epochs": 1}, {"dataset__size": 64}, {"protocol__lrs": [0.1]}], ids=str
+        "other",
+        [
+            {"dataset__real__epochs": 1},
+            {"dataset__size": 64},
+            {"dataset__validation__fraction": 0.2},
+            {"protocol__best_checkpoint": True},
+            {"protocol__lrs": [0.1]},
+        ],
+        ids=str,
     )
     def test_what_has_another_real_hard_is_ranked_apart(self, tmp_path, other):
         put(tmp_path, result(), configured(result(), **other))

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddrank import engine
+from ddrank.data import load_real
 from ddrank.distill import validation
 from ddrank.distill.base import Distilled, Task
 from ddrank.distill.d4m import D4M
@@ -29,11 +30,14 @@ from ddrank.distill.difficulty import DATM, classify
 from ddrank.distill.dm import DM
 from ddrank.distill.experts import ExpertRecipe, Experts
 from ddrank.distill.gradient import DC, DSA
+from ddrank.distill.make import rehearsed
 from ddrank.distill.rded import RDED, patch_scores
 from ddrank.distill.trajectory import MTT
 from ddrank.distill.unroll import Flat, vector_of
 from ddrank.distill.validation import validation_accuracy
 from ddrank.engine import Engine
+from ddrank.errors import InputError
+from ddrank.progress import Display
 from ddrank.store import Store
 
 FEW = ("method=dm", "method.distiller.model=mlp", "method.distiller.iterations=2", "engine=eager", "engine.threads=1")
@@ -156,6 +160,14 @@ def test_half_precision_is_refused_before_anything_is_made(command, tmp_path, ha
         assert "choose bf16-mixed or 32-true" in sentence
     assert not (tmp_path / "distilled").exists()
     assert not [path for path in (tmp_path / "store").rglob("*") if path.suffix in (".safetensors", ".pt", ".json")]
+
+
+def test_half_precision_is_refused_before_anything_is_rehearsed(composed, tmp_path):
+    config = composed("method=herding")
+    real, display = load_real(config.dataset, "data"), Display()
+    with pytest.raises(InputError, match=r"engine\.precision=16-mixed needs a loss scale"):
+        rehearsed(config, real, Engine(precision="16-mixed"), Store(tmp_path), display)
+    assert rehearsed(config, real, Engine(), Store(tmp_path), display)[1]
 
 
 def test_random_images_are_the_same_in_any_precision(command, tmp_path, half):
