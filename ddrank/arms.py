@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from ddrank.build import unnamed
 from ddrank.data import DistilledDataset, RealDataset, Samples, Space
+from ddrank.data.distilled import given_lr
 from ddrank.data.stored_views import StoredViews
 from ddrank.student import Training, derived_seed
 from ddrank.teacher import CROSS_ENTROPY, Teachers
@@ -111,7 +112,7 @@ def arms(
         criterion=criterion,
         aug=aug,
         teachers=teachers if labels == "multi" else None,
-        lr=distilled.lr if method.lr is None else method.lr,
+        lr=given_lr(config, distilled.lr),
     )
     stored = {"source": "distilled, stored views", "samples": viewed, "aug": NO_AUG, "teachers": None, "views": views}
     random = replace(synthetic, name="rdm_any", source=f"random, {labels} labels", samples=drawn, lr=None)

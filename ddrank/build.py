@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -41,7 +42,7 @@ def identity(config: Any) -> Any:
     if "_target_" not in content:
         return content
     target = str(content["_target_"])
-    return unnamed(content) if target.startswith("ddrank.") else content | {"code": _code(target)}
+    return content | {"code": _code(target)} if _own(target) else unnamed(content)
 
 
 def identities(group: Mapping[str, Any] | DictConfig) -> list[Any]:
@@ -49,13 +50,44 @@ def identities(group: Mapping[str, Any] | DictConfig) -> list[Any]:
     return list(identity(unnamed(group)).values())
 
 
+def codes(config: Any) -> dict[str, str | None]:
+    """Of the components in a config that are not ddrank's, what stands for their code in keys, by their targets."""
+    if not isinstance(config, Mapping | list):
+        return {}
+    values = config.values() if isinstance(config, Mapping) else config
+    found = {target: code for value in values for target, code in codes(value).items()}
+    target = str(config.get("_target_", "")) if isinstance(config, Mapping) else ""
+    return found | ({target: _code(target)} if _own(target) else {})
+
+
+def check_codes(wanted: Mapping[str, str | None]) -> None:
+    """Refuse components whose files are not as in another process, which gives `wanted`, its `codes`."""
+    for target, code in wanted.items():
+        if None not in (code, here := _code(target)) and code != here:
+            raise InputError(
+                f"the file of {target} was edited after it had been imported: start Python anew, so that all processes "
+                "of an evaluation have the same code"
+            )
+
+
+def _own(target: str) -> bool:
+    """Whether a `_target_` is not one of ddrank's."""
+    return bool(target) and not target.startswith("ddrank.")
+
+
 def _code(path: str) -> str | None:
-    """The sha256 of the file with the source of what a dotted path names; none where there is no such file."""
+    """The sha256 of the file with the source of what a dotted path names, as it was when this process first asked for
+    that; none where there is no such file."""
     try:
-        file = inspect.getsourcefile(inspect.unwrap(_named(path)))
-        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return _sha256_of_source(inspect.unwrap(_named(path)))
     except (ImportError, AttributeError, ValueError, TypeError, OSError):
         return None  # compiled, or made as the program runs; what cannot be imported is refused where it is built
+
+
+@functools.cache  # an edited file is not the code that runs until it is imported anew, which makes another object
+def _sha256_of_source(imported: Any) -> str | None:
+    file = inspect.getsourcefile(imported)
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _named(path: str) -> Any:
@@ -81,6 +113,8 @@ def build(config: Mapping[str, Any] | DictConfig, where: str, **given: Any) -> A
         raise InputError(f"{where}._target_ is {path!r}, which cannot be imported ({error})") from error
     if not callable(target):
         raise InputError(f"{where}._target_ is {path!r}, which is neither a class nor a function")
+    if _own(str(path)):
+        _code(str(path))  # before its file can be edited
     parameters = inspect.signature(target).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if "name" not in parameters:

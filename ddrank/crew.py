@@ -28,6 +28,7 @@ from multiprocessing import connection, forkserver, reduction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
+from ddrank import build
 from ddrank.errors import EngineWarning, InputError, StoreWarning
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def packed(assignment: Assignment, work: Callable[..., Any] | None = None) -> tu
             return name
 
     content = io.BytesIO()
-    Pickler(content).dump((assignment, work))
+    Pickler(content).dump((assignment, work, build.codes([assignment.model, assignment.criterion, assignment.aug])))
     return content.getvalue(), parts
 
 
@@ -356,13 +357,18 @@ def _follow(evaluation: Any) -> None:
 
 
 def unpacked(content: bytes, parts: dict[str, Any]) -> tuple[Assignment, Callable[..., Any] | None]:
-    """What `packed` made bytes of, with the parts that it refers to."""
+    """What `packed` made bytes of, with the parts that it refers to.
+
+    Raises InputError where this process has other code of a component than the one that packed it.
+    """
 
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, name: str) -> Any:
             return parts[name]
 
-    return Unpickler(io.BytesIO(content)).load()
+    assignment, work, codes = Unpickler(io.BytesIO(content)).load()
+    build.check_codes(codes)
+    return assignment, work
 
 
 class _Ticker:

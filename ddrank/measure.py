@@ -18,7 +18,7 @@ from ddrank.progress import Display
 from ddrank.schedule import Plan, Scheduler, Task
 from ddrank.store import Store, digest
 
-VERSION = 2  # raise it when the same key would get another number
+VERSION = 3  # raise it when the same key would get another number, or keys get another form: `gc` drops those before
 
 
 @dataclass(frozen=True)

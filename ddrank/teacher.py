@@ -27,7 +27,7 @@ from ddrank.student import Training
 
 CROSS_ENTROPY = {"_target_": "ddrank.criteria.CrossEntropy"}
 _HARDLY = 3  # times the accuracy of guessing: what a network whose classes are in another order may reach by luck
-VERSION = 2  # raise it when the same key would get other weights
+VERSION = 3  # raise it when the same key would get other weights, or keys get another form: `gc` drops those before
 # Of the dataset condensation papers' ResNet, and so of the ddranking package's: its parts, and ours.
 OTHER_NAMES = {".shortcut.": ".downsample.", "classifier.": "fc."}
 

@@ -81,6 +81,21 @@ def command(tmp_path, monkeypatch, capfd):
 
 
 @pytest.fixture
+def composed():
+    """Compose a configuration of conf/ as a command would: composed("method=dm", ...) -> DictConfig."""
+    from hydra import compose, initialize_config_dir
+
+    from ddrank.config import folder, register
+
+    def compose_with(*arguments: str, name: str = "config"):
+        register()
+        with initialize_config_dir(str(folder()), version_base="1.3"):
+            return compose(name, list(arguments))
+
+    return compose_with
+
+
+@pytest.fixture
 def process(tmp_path):
     """Call a command in a process of its own: process("ddrank.run", "ipc=1", ...) -> Outcome."""
 

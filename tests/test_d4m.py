@@ -248,6 +248,15 @@ def test_guidance_is_the_published_one_with_a_checkpoint():
     assert (D4M(checkpoint="a/b").guidance, D4M().guidance, D4M(guidance=1.0).guidance) == (8.0, 3.0, 1.0)
 
 
+def test_what_counts_with_a_checkpoint_and_what_with_the_small_model(tmp_path):
+    of_small = {"autoencoder_width": 64, "autoencoder_steps": 9, "unet_width": 32, "unet_steps": 9}
+    prompt = {"negative": "a dog"}
+    for checkpoint, counts, aside in ((str(tmp_path), prompt, of_small), (None, of_small, prompt)):
+        plain = D4M(checkpoint=checkpoint).effective()
+        assert D4M(checkpoint=checkpoint, **aside).effective() == plain
+        assert D4M(checkpoint=checkpoint, **counts).effective() == plain | counts != plain
+
+
 def test_a_checkpoint_is_known_by_its_name_and_content_wherever_it_lies(tmp_path):
     def known(place: str, content: str) -> str:
         (tmp_path / place / "unet").mkdir(parents=True, exist_ok=True)

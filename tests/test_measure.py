@@ -9,7 +9,6 @@ import torch
 from conftest import QUICK, results
 
 from ddrank.arms import arms as build_arms
-from ddrank.config import folder, register
 from ddrank.data import DistilledDataset, Space, load_real
 
 THREE = [argument for argument in QUICK if not argument.startswith("protocol.lrs")] + ["protocol.lrs=[0.001,0.02,0.1]"]
@@ -94,18 +93,6 @@ def test_a_kill_between_choosing_and_testing_costs_no_training(command, tmp_path
     assert results(tmp_path)[1]["arms"] == first["arms"]
 
 
-@pytest.fixture
-def composed(tmp_path):
-    from hydra import compose, initialize_config_dir
-
-    def compose_with(*arguments):
-        register()
-        with initialize_config_dir(str(folder()), version_base="1.3"):
-            return compose("config", list(arguments))
-
-    return compose_with
-
-
 def all_arms(config, teachers=None, **distilled):
     import torch
 
@@ -151,6 +138,10 @@ def test_soft_label_arms(composed):
     assert torch.equal(arms["syn_any"].samples(0).soft, torch.eye(10))
     random = arms["rdm_any"].samples(0)
     assert torch.equal(random.soft, random.images.flatten(1)[:, :10])  # made for these images
+    assert (random.soft_from, arms["syn_any"].samples(0).soft_from) == (
+        "teacher",
+        None,
+    )  # theirs, in keys; and the file's
     assert arms["syn_any"].lr == 0.3
     assert arms["rdm_any"].lr is None
     assert arms["syn_hard"].lr is None

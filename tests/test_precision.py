@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_d4m
@@ -21,17 +22,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddrank import engine
+from ddrank.data import load_real
 from ddrank.distill import validation
-from ddrank.distill.base import Task
+from ddrank.distill.base import Distilled, Task
 from ddrank.distill.d4m import D4M
 from ddrank.distill.difficulty import DATM, classify
 from ddrank.distill.dm import DM
 from ddrank.distill.experts import ExpertRecipe, Experts
 from ddrank.distill.gradient import DC, DSA
+from ddrank.distill.make import rehearsed
 from ddrank.distill.rded import RDED, patch_scores
 from ddrank.distill.trajectory import MTT
 from ddrank.distill.unroll import Flat, vector_of
+from ddrank.distill.validation import validation_accuracy
 from ddrank.engine import Engine
+from ddrank.errors import InputError
+from ddrank.progress import Display
 from ddrank.store import Store
 
 FEW = ("method=dm", "method.distiller.model=mlp", "method.distiller.iterations=2", "engine=eager", "engine.threads=1")
@@ -156,6 +162,14 @@ def test_half_precision_is_refused_before_anything_is_made(command, tmp_path, ha
     assert not [path for path in (tmp_path / "store").rglob("*") if path.suffix in (".safetensors", ".pt", ".json")]
 
 
+def test_half_precision_is_refused_before_anything_is_rehearsed(composed, tmp_path):
+    config = composed("method=herding")
+    real, display = load_real(config.dataset, "data"), Display()
+    with pytest.raises(InputError, match=r"engine\.precision=16-mixed needs a loss scale"):
+        rehearsed(config, real, Engine(precision="16-mixed"), Store(tmp_path), display)
+    assert rehearsed(config, real, Engine(), Store(tmp_path), display)[1]
+
+
 def test_random_images_are_the_same_in_any_precision(command, tmp_path, half):
     assert command("distill", "method=random", "method.distiller.draws=1").code == 0
     half.undo()
@@ -263,6 +277,18 @@ def test_students_on_the_way_have_the_rate_of_their_optimizer(command, monkeypat
     assert outcome.code == 0, outcome.err
     assert seen == [lr, lr]
     assert outcome.err.count("(hard labels) before iteration") == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "learned", "lr"),
+    [(("method.lr=0.5",), 0.3, 0.5), (("method.lr=null",), 0.3, 0.3), (("method.lr=null",), None, 0.01)],
+)
+def test_students_on_the_way_have_the_rate_of_those_of_an_evaluation(composed, monkeypatch, settings, learned, lr):
+    config, task, seen = composed("method=mtt", *settings, name="distill"), test_distill.task(), []
+    outcome = SimpleNamespace(accuracy=1.0)
+    monkeypatch.setattr(validation.fit, "run", lambda student, *rest: seen.append(student.lr) or outcome)
+    validation_accuracy(config, task, 1, Distilled(task.noise(), lr=learned))
+    assert seen == [lr]
 
 
 def test_students_of_soft_labels_are_announced_as_such(command):

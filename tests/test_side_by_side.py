@@ -16,7 +16,11 @@ import torch
 from conftest import QUICK, QUICK_SELECTION, results
 from torch import nn
 
+<<<<<<< HEAD
 from ddrank import crew, engine, schedule
+=======
+from ddrank import build, crew, engine
+>>>>>>> keys
 from ddrank.crew import Crew
 from ddrank.data import Samples
 from ddrank.errors import InputError
@@ -193,6 +197,19 @@ def test_a_student_that_is_lost_twice_ends_the_run_with_a_sentence(process, tmp_
     again = process("ddrank.run", *TWO, deadly)
     assert again.code == 0, again.err
     assert f"trained {6 - len(finished)} students" in again.err
+
+
+def test_a_worker_has_the_code_that_the_key_was_made_of(crew_of_two, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code, assignment = tmp_path / "edited_loss.py", an_assignment(criterion={"_target_": "edited_loss.Loss"})
+    code.write_text("from ddrank.criteria import CrossEntropy\n\nclass Loss(CrossEntropy):\n    pass\n")
+    assert build.codes(assignment.criterion)["edited_loss.Loss"]
+    code.write_text(code.read_text() + "    weight = 2\n")
+    kind, sentence = outcome_of(crew_of_two, assignment)
+    assert kind == "refused"
+    assert "the file of edited_loss.Loss was edited after it had been imported: start Python anew" in sentence
+    del sys.modules["edited_loss"]
+    assert outcome_of(crew_of_two, assignment)[0] == "done"
 
 
 def test_errors_in_a_worker_arrive_as_what_they_are(crew_of_two):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from ddrank import __version__, atomic
@@ -26,6 +27,7 @@ __all__ = [
     "FILE",
     "DistilledDataset",
     "distilled_from",
+    "given_lr",
     "load_weights_only",
     "precision_of",
     "read_distilled",
@@ -237,6 +239,12 @@ def distilled_from(
         notes=notes,
     )
     return class_major(distilled)
+
+
+def given_lr(config: DictConfig, stored: float | None) -> float | None:
+    """The learning rate of students of the method's own labels, where none is searched for: `method.lr`, else the one
+    that is `stored` with the images."""
+    return stored if config.method.lr is None else config.method.lr
 
 
 def write_distilled(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddrank import pictures
 from ddrank.data import Space, write_distilled
 from ddrank.data.classes import ClassNames
-from ddrank.data.distilled import FILE, DistilledDataset, distilled_from
+from ddrank.data.distilled import FILE, DistilledDataset, distilled_from, given_lr
 from ddrank.data.readers import Found, find, sha256_of
 from ddrank.data.real import class_names
 from ddrank.errors import InputError
@@ -54,7 +54,7 @@ def convert(
         distilled.labels,
         others=tuple(others),
         soft_labels=soft if distilled.stored_kind == "logits" or soft is None else soft.softmax(1),
-        lr=method.lr if method.lr is not None else distilled.lr,
+        lr=given_lr(config, distilled.lr),
         metadata={
             "dataset": dataset.name,
             "method": method.name,

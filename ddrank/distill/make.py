@@ -158,12 +158,14 @@ def _samples(config: DictConfig, real: RealDataset, store: Store) -> tuple[Space
 
 def _identity(config: DictConfig, distiller: Distiller, samples: Samples) -> dict[str, Any]:
     """What fixes a distilled dataset besides the precision."""
+    codes = build.codes(build.plain(config.method.distiller))
     return {
         "dataset": config.dataset.name,
         "method": config.method.name,
         "ipc": config.ipc,
         "space": config.method.made_in,
-        "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.effective()},
+        "distiller": {"kind": type(distiller).__name__, "version": distiller.version, **distiller.effective()}
+        | ({"code": codes} if codes else {}),
         "made_from": {"images": samples.fingerprint, "networks": _networks(config, distiller)},
         "seed": config.method.seed,
     }
@@ -287,7 +289,7 @@ def _same_settings(path: Path, wanted: dict[str, Any]) -> str:
     metadata = read_metadata(path)
     found = metadata | {"precision": precision_of(metadata)}
     if isinstance(made := found.get("distiller"), dict):  # its parameters may include some that do not count now
-        found["distiller"] = {name: made[name] for name in wanted["distiller"] if name in made}
+        found["distiller"] = {name: made[name] for name in (*wanted["distiller"], "code") if name in made}
     for key, value in wanted.items():
         if value is not None and key in found and found[key] != value:
             raise InputError(
@@ -298,6 +300,8 @@ def _same_settings(path: Path, wanted: dict[str, Any]) -> str:
 
 
 def _difference(key: str, found: Any, wanted: Any) -> str:
+    if key == "code":
+        return "other code of its distiller than that of now"
     if isinstance(found, dict) and isinstance(wanted, dict):
         key = next(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
         return _difference(key, found.get(key), wanted.get(key))

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from ddrank import build, fit
 from ddrank.arms import CROSS_ENTROPY
 from ddrank.data import Samples
+from ddrank.data.distilled import given_lr
 from ddrank.distill.base import Distilled, Task
 from ddrank.student import Training
 
@@ -22,7 +23,7 @@ _LRS = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}  # as published, where none be
 def validation_accuracy(config: DictConfig, task: Task, students: int, made: Distilled) -> float:
     """The mean accuracy (fraction) on the validation split of `students` students trained on `made`: with its soft
     labels and the method's criterion where it has any, else with hard labels."""
-    soft = made.soft_labels is not None
+    soft, lr = made.soft_labels is not None, given_lr(config, made.lr)
     assignment = fit.Assignment(
         name="validation",
         model=build.plain(config.model),
@@ -31,7 +32,7 @@ def validation_accuracy(config: DictConfig, task: Task, students: int, made: Dis
         criterion=build.unnamed(config.criterion) if soft else CROSS_ENTROPY,
         aug=build.unnamed(config.aug),
         black=task.space.black(task.real.channels, task.real.size),
-        lr=next(lr for lr in (made.lr, config.method.lr, _LRS[config.train.optimizer]) if lr is not None),
+        lr=_LRS[config.train.optimizer] if lr is None else lr,
         seed=0,
         samples=Samples(made.images, task.labels, made.soft_labels),
         tests=task.space.samples(task.real.validation),

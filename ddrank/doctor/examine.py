@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ddrank.config import SOFT_KINDS, SPACES
 from ddrank.data import RealDataset
 from ddrank.data.classes import in_dataset_order, strangers
+from ddrank.data.distilled import given_lr
 from ddrank.data.readers.found import Found, is_one_hot
 from ddrank.doctor import copies, counts, order, rate, soft, spaces, values
 from ddrank.doctor.findings import SUSPECT, WRONG, Finding
@@ -63,7 +64,7 @@ def examine(
     found, findings = _taken(found, config, real)
     images = as_pixels(found.images)
     findings += counts.check_dataset(found.metadata.get("dataset"), dataset.name)
-    findings += rate.check_rate(found.lr if method.lr is None else method.lr)
+    findings += rate.check_rate(given_lr(config, found.lr))
     resize = method.resize and _said_space(found, config) != "zca"
     findings += soft.check_presence(found.soft_labels, method.labels, method.relabel)
     if problems := counts.check_shape(images, dataset.channels, dataset.size, resize):

@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from ddrank.data import DistilledDataset, RealDataset, Space
+from ddrank.data.distilled import given_lr
 from ddrank.doctor import rate, soft, spaces, values
 from ddrank.doctor.findings import WRONG, Finding
 
@@ -31,7 +32,7 @@ def cannot_be_right(distilled: DistilledDataset, config: DictConfig, real: RealD
         # constant sum are odd, but may be meant: a multiple of one-hot labels is.
         if distilled.stored_kind == "logits" and kind not in ("log-probabilities", "percentages"):
             findings += soft.check_kind(distilled.soft_labels, kind, "logits", soft.softmax_of(config.criterion))
-    findings += rate.check_rate(distilled.lr if config.method.lr is None else config.method.lr)
+    findings += rate.check_rate(given_lr(config, distilled.lr))
     return [finding for finding in findings if finding.severity == WRONG]
 
 
