@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK, QUICK_SELECTION
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 class Planted:
@@ -304,7 +306,29 @@ def test_distilled_data_of_another_dataset(command, tmp_path):
 def test_data_made_from_other_images_are_not_taken_silently(command):
     assert command("run", *QUICK_SELECTION, "method=random").code == 0
     for other in ("dataset.validation.fraction=0.4", "dataset.mean=[0.5]", "method.mean=[0.9]"):
-        assert "other training images" in command("run", *QUICK_SELECTION, "method=random", other).sentence()
+        sentence = command("run", *QUICK_SELECTION, "method=random", other).sentence()
+        assert "other training images" in sentence
+        assert "earlier version" not in sentence
+
+
+def test_whitened_data_of_an_earlier_version_say_so_and_are_evaluated_as_a_file(command, tmp_path):
+    """Their files hold a hash of the whitened numbers, for which a description stands now."""
+    whitened = (*QUICK_SELECTION, "method=random", "method.space=zca")
+    assert command("distill", "method=random", "method.space=zca").code == 0
+    path = "distilled/digits/random/ipc1/distilled.safetensors"
+    with safe_open(tmp_path / path, framework="pt") as file:
+        metadata = file.metadata()
+    made_from = json.loads(metadata["made_from"]) | {"images": "0" * 64}
+    save_file(load_file(tmp_path / path), tmp_path / path, metadata | {"made_from": json.dumps(made_from)})
+    for name in ("run", "distill"):
+        sentence = command(name, *whitened).sentence()
+        assert "other training images" in sentence
+        assert "or by an earlier version of ddrank, which described whitened images otherwise" in sentence
+        assert f"by method.data={path}, it is evaluated as it is" in sentence
+    outcome = command("run", *whitened, f"method.data={path}")
+    assert outcome.code == 0, outcome.err
+    assert command("distill", "method=random", "method.space=zca", "overwrite=true").code == 0
+    assert "is there already" in command("distill", "method=random", "method.space=zca").out
 
 
 def test_data_of_another_seed_are_evaluated_as_they_are(command):
