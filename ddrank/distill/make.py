@@ -277,10 +277,10 @@ def _networks(config: DictConfig, distiller: Distiller) -> dict[str, Any]:
 
 
 def _check_precision(distiller: Distiller, engine: Engine) -> None:
-    if distiller.computes and engine.precision == "16-mixed":
+    if distiller.computes and distiller.takes_gradients and engine.precision == "16-mixed":
         raise InputError(
-            "engine.precision=16-mixed needs a loss scale, which distillers do not have: choose bf16-mixed or 32-true "
-            "to make distilled data"
+            f"engine.precision=16-mixed needs a loss scale, which {type(distiller).__name__} does not have: choose "
+            "bf16-mixed or 32-true to make distilled data"
         )
 
 
