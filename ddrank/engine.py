@@ -148,7 +148,8 @@ class Engine:
 
     def autocast(self) -> torch.autocast:
         """The precision of a computation outside a trainer; gradients of 16-mixed would need a scale."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        dtype = torch.float16 if self.precision == "16-mixed" else torch.bfloat16
+        return torch.autocast(self.device, dtype, enabled=self.precision.endswith("mixed"))
 
     @property
     def test_batch(self) -> int:

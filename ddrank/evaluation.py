@@ -225,11 +225,20 @@ def _fitting(views: StoredViews | None, config: DictConfig, teachers: Teachers |
     """`views`, if random images can be seen and labelled as they were: by the same augmentation and teachers."""
     if views is None or config.method.trust:
         return views
+    about, aug = views.about, build.unnamed(config.aug)
+    if earlier := isinstance(about.get("aug"), dict):  # by name, sorted: an earlier version made them
+        about, aug = about | {"aug": build.identities(about["aug"])}, dict(sorted(aug.items()))
     for key, now, setting in (
-        ("aug", build.identities(config.aug), "aug"),
+        ("aug", build.identities(aug), "aug"),
         ("teachers", teachers.fingerprint, "method.teachers"),
     ):
-        if views.about.get(key, now) != now:
+        if about.get(key, now) != now:
+            if earlier and key == "teachers":
+                raise UntrustedError(
+                    f"{views.folder} was made by an earlier version of ddrank, which does not tell whether by the "
+                    "teachers that random images would be given now: make it anew with `python -m ddrank.distill "
+                    "relabel` and overwrite=true, or say method.trust=true to evaluate it as it is"
+                )
             raise UntrustedError(
                 f"{views.folder} was made with other {key} than random images would be given now: say {setting}=... "
                 "and all that concerns them as then, or method.trust=true to evaluate it as it is"

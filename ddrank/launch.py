@@ -5,11 +5,9 @@ Exit status 2: something that the user can mend. 3: a sweep lost jobs; the same 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
-import shutil
 import sys
 import traceback
 import warnings
@@ -29,6 +27,7 @@ from ddrank import launchers
 from ddrank.errors import EngineWarning, InputError, LostError, StoreWarning
 from ddrank.launchers import Loss
 from ddrank.refusal import explained
+from ddrank.run_folder import leave_nothing
 
 DEBUG = "DDRANK_DEBUG"
 _UNWRITABLE = {
@@ -85,10 +84,12 @@ def launch(
 class _Job:
     """`task` as Hydra calls it. A single job ends the command when it fails; one of a sweep says so and gives a Loss,
     so that the others go on. `lost` are those of the sweep, by number; other processes than the first have their own.
+    `new_from` is what `NoteNewFolders` tells of the job's folder.
     """
 
     def __init__(self, task: Callable[[DictConfig], None]):
         self._task, self.began = task, False
+        self.new_from: Path | None = None
         self.lost: dict[int, Loss] = {}
 
     def __call__(self, config: DictConfig) -> Loss | None:
@@ -97,12 +98,12 @@ class _Job:
         alone = hydra_config.mode == RunMode.RUN
         try:
             self._do(config, alone)
-            _leave_nothing(Path(hydra_config.runtime.output_dir))  # of what writes its files elsewhere
+            leave_nothing(Path(hydra_config.runtime.output_dir), self.new_from)  # of what writes its files elsewhere
             return None
         except Exception as error:
             sentence = _mendable(error)
             if isinstance(error, InputError):
-                _leave_nothing(Path(hydra_config.runtime.output_dir))
+                leave_nothing(Path(hydra_config.runtime.output_dir), self.new_from)
                 if alone:
                     _stop(sentence, error.status)  # before Hydra says more
             if alone:
@@ -169,17 +170,6 @@ def _warning(
     if issubclass(category, StoreWarning | EngineWarning):
         return f"ddrank: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
-
-
-def _leave_nothing(folder: Path) -> None:
-    """Remove a job's folder if it holds no more than what Hydra put there."""
-    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {".hydra"}:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # up to the first parent that holds something else
-            for parent in folder.parents:
-                if not parent.is_relative_to(Path.cwd()) or parent == Path.cwd():
-                    break
-                parent.rmdir()
 
 
 def _print_nowhere() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ddrank import build
 from ddrank.config import model_named
 from ddrank.data import RealDataset, Samples, Space, TestBatches
-from ddrank.data.distilled import load_weights_only
+from ddrank.data.readers.tensors import load_weights_only, reason
 from ddrank.engine import Engine
 from ddrank.errors import InputError
 from ddrank.fit import Assignment, run
@@ -195,9 +195,8 @@ class TeacherRoom:
             own = network.state_dict()
             network.load_state_dict({_own_name(name, own): tensor for name, tensor in weights.items()})
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"{path} does not hold the weights of a {model['name']} for this dataset ({reason}): "
+                f"{path} does not hold the weights of a {model['name']} for this dataset ({reason(error)}): "
                 "give a state_dict saved with torch.save, and its architecture as method.teachers"
             ) from error
         digests = {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from conftest import QUICK, QUICK_SELECTION
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 class Planted:
@@ -217,6 +220,44 @@ def test_files_that_hold_no_plain_tensors(command, tmp_path, content, words):
     assert f"own/other.pt {found}" in command("run", own[0], "method.data=own/other.pt").sentence()
 
 
+def torchscript(path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
+def npz(path):
+    with path.open("wb") as file:
+        np.savez(file, images=PIXELS.numpy(), labels=np.arange(10))
+
+
+def archive(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("set/images.txt", "0")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (torchscript, "is a program of TorchScript and was not opened for safety: save its tensors alone"),
+        (npz, "is an .npz file of NumPy: rename it to {npz}, if it holds images and labels"),
+        (archive, "is a zip archive, but none of torch.save: save the tensors with torch.save"),
+    ],
+)
+@pytest.mark.parametrize("name", ["images.pt", "other.pt", "labels.pt"])
+def test_archives_of_other_kinds_are_told_from_damaged_ones(command, tmp_path, save, name, words):
+    save_own(tmp_path / "own")
+    path = tmp_path / "own" / name
+    save(path)
+    sentence = command("run", own[0], f"method.data=own{'/other.pt' * (name == 'other.pt')}", "ipc=1").sentence()
+    assert f"own/{name} {words.format(npz=path.with_suffix('.npz').name)}" in sentence
+    assert "weights_only" not in sentence
+    assert "damaged" not in sentence
+    if save is npz and name != "labels.pt":  # what it says helps
+        path.rename(path.with_suffix(".npz"))
+        settings = (*QUICK_SELECTION, own[0], "method.space=pixel")
+        assert command("run", *settings, f"method.data=own/{path.stem}.npz").code == 0
+
+
 PIXELS = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -263,17 +304,22 @@ def test_a_pickle_that_would_run_code_is_refused_without_running(command, tmp_pa
     assert not planted.exists()
 
 
-@pytest.mark.parametrize("content", ["pickle", "dict", "noise"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("content", ["pickle", "torchscript", "dict", "noise"])
 def test_bad_teacher_files(command, tmp_path, content):
     planted, file = tmp_path / "planted", tmp_path / "teacher.pt"
     if content == "pickle":
         torch.save(Planted(planted), file)
+    elif content == "torchscript":
+        torchscript(file)
     elif content == "dict":
         torch.save({"features.0.weight": torch.zeros(1)}, file)
     else:
         file.write_bytes(b"no weights at all")
     arguments = ("method=random", "method.labels=multi", "criterion=kl", f"method.teacher_weights=[{file}]")
-    assert "does not hold the weights of a convnet3" in command("run", *QUICK_SELECTION, *arguments).sentence()
+    sentence = command("run", *QUICK_SELECTION, *arguments).sentence()
+    assert "does not hold the weights of a convnet3" in sentence
+    assert "will likely succeed" not in sentence  # torch tells how to open it unsafely
     assert not planted.exists()
     assert not list(tmp_path.rglob("result.json"))
 
@@ -305,7 +351,29 @@ def test_distilled_data_of_another_dataset(command, tmp_path):
 def test_data_made_from_other_images_are_not_taken_silently(command):
     assert command("run", *QUICK_SELECTION, "method=random").code == 0
     for other in ("dataset.validation.fraction=0.4", "dataset.mean=[0.5]", "method.mean=[0.9]"):
-        assert "other training images" in command("run", *QUICK_SELECTION, "method=random", other).sentence()
+        sentence = command("run", *QUICK_SELECTION, "method=random", other).sentence()
+        assert "other training images" in sentence
+        assert "earlier version" not in sentence
+
+
+def test_whitened_data_of_an_earlier_version_say_so_and_are_evaluated_as_a_file(command, tmp_path):
+    """Their files hold a hash of the whitened numbers, for which a description stands now."""
+    whitened = (*QUICK_SELECTION, "method=random", "method.space=zca")
+    assert command("distill", "method=random", "method.space=zca").code == 0
+    path = "distilled/digits/random/ipc1/distilled.safetensors"
+    with safe_open(tmp_path / path, framework="pt") as file:
+        metadata = file.metadata()
+    made_from = json.loads(metadata["made_from"]) | {"images": "0" * 64}
+    save_file(load_file(tmp_path / path), tmp_path / path, metadata | {"made_from": json.dumps(made_from)})
+    for name in ("run", "distill"):
+        sentence = command(name, *whitened).sentence()
+        assert "other training images" in sentence
+        assert "or by an earlier version of ddrank, which described whitened images otherwise" in sentence
+        assert f"by method.data={path}, it is evaluated as it is" in sentence
+    outcome = command("run", *whitened, f"method.data={path}")
+    assert outcome.code == 0, outcome.err
+    assert command("distill", "method=random", "method.space=zca", "overwrite=true").code == 0
+    assert "is there already" in command("distill", "method=random", "method.space=zca").out
 
 
 def test_data_of_another_seed_are_evaluated_as_they_are(command):

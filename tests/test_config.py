@@ -611,6 +611,16 @@ def test_help_names_every_group_and_needs_no_torch(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["run", "distill"])
+def test_help_names_the_options_of_a_folder_of_ones_own(tmp_path, name):
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/mynet.yaml").write_text("_target_: my.Net\nname: mynet\n")
+    done = command(tmp_path, "--config-dir", "mine", "--help", program=["-m", f"ddrank.{name}"])
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("model: "))
+    assert line == f"model: {', '.join(sorted([*options('model'), 'mynet']))}"
+
+
 def test_cfg_prints_the_composed_configuration(tmp_path):
     done = command(tmp_path, "method=sre2l", "dataset=cifar10", "--cfg", "job", "--resolve")
     assert done.returncode == 0, done.stderr

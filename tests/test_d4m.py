@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
+from ddrank import engine
 from ddrank.data import RealDataset, Space
 from ddrank.data.digits import load_digits
 from ddrank.distill.base import Task
@@ -489,6 +490,14 @@ def test_the_command_takes_a_checkpoint(command, checkpoint, offline, tmp_path):
         distiller = json.loads(file.metadata()["distiller"])
     assert distiller["checkpoint"].startswith("tiny (")
     assert distiller["guidance"] == 8.0
+
+
+def test_a_checkpoint_is_taken_in_half_precision_since_nothing_is_trained(command, checkpoint, offline, monkeypatch):
+    start = engine.start
+    monkeypatch.setattr(engine, "start", lambda config: replace(start(config), precision="16-mixed"))
+    outcome = command("distill", *QUICK, f"method.distiller.checkpoint={checkpoint}")
+    assert outcome.code == 0, outcome.err
+    assert "needs a loss scale, which D4M does not have" in command("distill", *QUICK, "seed=1").sentence()
 
 
 @pytest.mark.parametrize("name", ["distill", "run"])

@@ -425,6 +425,36 @@ def test_what_is_converted_without_labels_is_said_and_leaves_no_empty_run(comman
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("there", "run", "left"),
+    [
+        ("", ["hydra.run.dir=."], []),
+        ("", ["hydra.run.dir=new/x"], []),
+        ("keep", ["hydra.run.dir=keep/x"], ["keep"]),
+        ("keep/x", ["hydra.run.dir=keep/x"], ["keep", "keep/x"]),
+        ("runs", [], ["runs"]),
+    ],
+)
+def test_folders_that_were_there_before_stay(command, tmp_path, monkeypatch, there, run, left):
+    torch.save(torch.rand(10, 1, 8, 8), tmp_path / "images.pt")
+    work = tmp_path / "work"
+    (work / there).mkdir(parents=True)
+    monkeypatch.chdir(work)
+    source = ("../images.pt", "../mine", "dataset=digits", "method.space=pixel")
+    assert command("distill", "convert", *source, "paths.store=../store", *run).code == 0
+    assert work.is_dir()
+    assert sorted(str(path.relative_to(work)) for path in work.rglob("*")) == left
+
+
+def test_folders_that_were_there_before_a_refused_job_stay(command, tmp_path):
+    (tmp_path / "keep").mkdir()
+    for flags in (("hydra.run.dir=keep/x",), ("-m", "hydra.sweep.dir=new/x"), ("hydra.run.dir=keep",)):
+        assert command("run", *flags, "method=custom", "method.data=nowhere").code == 2
+    assert {path.name for path in tmp_path.iterdir()} - {"store"} == {"keep", "new"}
+    assert [path.name for path in (tmp_path / "new/x").iterdir()] == ["multirun.yaml"]
+    assert list((tmp_path / "keep").iterdir()) == []
+
+
 # --- whatever bytes there are ---
 
 QUIET = settings(

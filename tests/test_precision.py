@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_only_the_observer_of_rded_is_in_reduced_precision():
 # --- what has no loss scale ---
 
 
-@pytest.mark.parametrize("method", ["dc", "mtt", "sre2l", "d4m", "herding"])
+@pytest.mark.parametrize("method", ["dc", "dm", "mtt", "sre2l", "d4m"])
 def test_half_precision_is_refused_before_anything_is_made(command, tmp_path, half, method):
     for name in ("distill", "run"):
         sentence = command(name, f"method={method}", "engine=eager").sentence()
@@ -163,11 +164,30 @@ def test_half_precision_is_refused_before_anything_is_made(command, tmp_path, ha
 
 
 def test_half_precision_is_refused_before_anything_is_rehearsed(composed, tmp_path):
-    config = composed("method=herding")
+    config = composed("method=dm", "method.distiller.model=mlp")
     real, display = load_real(config.dataset, "data"), Display()
     with pytest.raises(InputError, match=r"engine\.precision=16-mixed needs a loss scale"):
         rehearsed(config, real, Engine(precision="16-mixed"), Store(tmp_path), display)
-    assert rehearsed(config, real, Engine(), Store(tmp_path), display)[1]
+    assert rehearsed(config, real, Engine(), Store(tmp_path), display)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*16-mixed")  # which Lightning has on GPUs alone
+@pytest.mark.parametrize("settings", [["herding"], ["kcenter"], ["kmeans"], ["rded", "method.distiller.mipc=20"]])
+def test_half_precision_is_taken_where_no_gradient_is_but_the_teachers(command, tmp_path, half, settings):
+    method, *others = settings
+    trained = ("method.distiller.model=mlp", "method.teachers=[mlp]", "dataset.teacher.epochs=1", "engine.threads=1")
+    outcome = command("distill", f"method={method}", *trained, *others)
+    assert outcome.code == 0, outcome.err
+    with safe_open(tmp_path / f"distilled/digits/{method}/ipc1/distilled.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["environment"])["precision"] == "16-mixed"
+
+
+@pytest.mark.parametrize("compute", [of_rded, of_d4m])
+def test_half_precision_is_used_where_no_gradient_is_taken(tmp_path, compute):
+    single, half = (compute(tmp_path, precision) for precision in ("32-true", "16-mixed"))
+    for name, expected in single.items():
+        assert half[name].dtype == torch.float32
+        assert 0 < float((half[name] - expected).norm() / expected.norm()) < 0.01, name
 
 
 def test_random_images_are_the_same_in_any_precision(command, tmp_path, half):

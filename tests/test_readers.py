@@ -357,8 +357,34 @@ def test_images_without_labels_say_so_and_name_what_is_not_read(tmp_path):
     torch.save(LABELS.flip(0), tmp_path / "label_syn.pt")
     (note,) = look(tmp_path).notes
     assert "label_syn.pt there is not read: if it holds their labels, rename it to labels.pt" in note
+    (tmp_path / "label_syn.npy").mkdir()  # no file at all
+    np.save(tmp_path / "a_label.npy", LABELS.numpy())  # of another kind than the images
+    assert look(tmp_path).notes == (note,)
     (tmp_path / "label_syn.pt").rename(tmp_path / "labels.pt")
     assert look(tmp_path).notes == ()
+
+
+@pytest.mark.parametrize(("images", "labels", "by"), [("pt", "npy", "torch.save"), ("npy", "pt", "numpy.save")])
+def test_labels_of_another_kind_are_to_be_saved_in_that_of_the_images(tmp_path, images, labels, by):
+    def save(name: str, part: torch.Tensor) -> None:
+        torch.save(part, tmp_path / name) if name.endswith(".pt") else np.save(tmp_path / name, part.numpy())
+
+    save(f"images.{images}", floats())
+    save(f"labels.{labels}", LABELS)
+    note = f"labels.{labels} there is not read: if it holds their labels, save them as labels.{images}, with {by}"
+    (said,) = look(tmp_path).notes
+    assert note in said
+    save(f"labels.{images}", LABELS)
+    assert look(tmp_path).notes == ()
+
+
+def test_pictures_called_labels_are_no_place_of_labels(tmp_path):
+    for name in layouts.imagefolder(tmp_path).rglob("*.png"):
+        name.rename(name.with_name(f"label_{name.name}"))
+    assert find(tmp_path).where_labels == tmp_path
+    torch.save(floats(), tmp_path / "images.pt")
+    torch.save(LABELS, tmp_path / "labels.pt")
+    assert find(tmp_path / "images.pt").where_labels == tmp_path / "labels.pt"
 
 
 @pytest.mark.parametrize("order", ["NHWC", "NCHW"])

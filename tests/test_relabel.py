@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -415,8 +416,21 @@ def test_stored_views_are_evaluated(command, tmp_path):
         (("method.labels=hard", "criterion=ce"), "but method.labels=hard: choose multi"),
     ):
         assert words in command(*call, *change).sentence()
+    of_an_earlier_version(tmp_path / "mine/views/index.json", second["config"]["aug"])
+    assert command(*call).code == 0
+    assert "was made with other aug than random images" in command(*call, "aug=cutmix").sentence()
+    sentence = command(*call, "dataset.teacher.epochs=2").sentence()
+    assert "was made by an earlier version of ddrank" in sentence
+    assert "relabel` and overwrite=true, or say method.trust=true" in sentence
     write(tmp_path / "mine", seed=1)
     assert "holds views of other images than mine/distilled.safetensors" in command(*call).sentence()
+
+
+def of_an_earlier_version(index: Path, aug: dict) -> None:
+    """Have an index tell the augmentation as it was told once: by name, without an order of its own."""
+    content = json.loads(index.read_text())
+    content["about"]["aug"] = {name: part for name, part in aug.items() if name != "name"}
+    index.write_text(json.dumps(content, indent=1, sort_keys=True))
 
 
 def test_labels_that_were_stored_are_evaluated(command, tmp_path, weights, source):

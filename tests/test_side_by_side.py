@@ -16,11 +16,7 @@ import torch
 from conftest import QUICK, QUICK_SELECTION, results
 from torch import nn
 
-<<<<<<< HEAD
-from ddrank import crew, engine, schedule
-=======
-from ddrank import build, crew, engine
->>>>>>> keys
+from ddrank import build, crew, engine, schedule
 from ddrank.crew import Crew
 from ddrank.data import Samples
 from ddrank.errors import InputError

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from ddrank.config.schema import Distillation, Evaluation, Examination
@@ -41,8 +43,9 @@ def convnet_depth(size: int) -> int:
 
 
 def groups(*names: str) -> str:
-    """`${groups:dataset,model}` in a help text: a line for each group, with its options."""
-    options = {name: sorted(path.stem for path in (folder() / name).glob("*.yaml")) for name in names}
+    """`${groups:dataset,model}` in a help text: a line for each group, with its options, those of --config-dir too."""
+    known = GlobalHydra.instance().config_loader().repository  # the loader's own method copies all schemas each time
+    options = {name: known.get_group_options(name, ObjectType.CONFIG) for name in names}
     return "".join(f"{name}: {', '.join(options[name])}\n" for name in names)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddrank import __version__, atomic
 from ddrank.config import SPACES
 from ddrank.data.classes import ClassNames, in_dataset_order
-from ddrank.data.readers import Found, load_weights_only, look, sha256_of
+from ddrank.data.readers import Found, look, sha256_of
 from ddrank.data.readers.found import class_major, is_one_hot, whole_numbers
 from ddrank.data.readers.ours import FILE, precision_of, read_metadata
 from ddrank.data.samples import Samples
@@ -28,7 +28,6 @@ __all__ = [
     "DistilledDataset",
     "distilled_from",
     "given_lr",
-    "load_weights_only",
     "precision_of",
     "read_distilled",
     "read_metadata",

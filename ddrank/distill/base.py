@@ -99,13 +99,15 @@ class Distiller(ABC):
     """An algorithm that makes a distilled dataset; its parameters are the arguments of its constructor.
 
     `wants_trained` says that it uses networks trained on the real data (`Task.trained`), `learns_lr` that the images
-    come with a learning rate, `computes` that the engine's precision has a part in them; `version` is raised when the
-    same parameters would give other images.
+    come with a learning rate, `computes` that the engine's precision has a part in them, `takes_gradients` that it
+    takes gradients itself, for which half precision would need a loss scale; `version` is raised when the same
+    parameters would give other images.
     """
 
     wants_trained = False
     learns_lr = False
     computes = True
+    takes_gradients = True
     version = 1
 
     @abstractmethod

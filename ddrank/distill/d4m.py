@@ -68,6 +68,11 @@ class D4M(Iterative):
             if (width := getattr(self, name)) < 8 or width % 8:
                 raise InputError(f"method.distiller.{name} is {width}, expected a multiple of 8")
 
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether the model has yet to be trained."""
+        return self.checkpoint is None
+
     def parameters(self) -> dict[str, Any]:
         """The parameters; of a checkpoint its folder's name, wherever that lies, and a digest of what it holds."""
         folder = self.checkpoint and Path(self.checkpoint)

@@ -34,6 +34,8 @@ from ddrank.store import Store, digest
 from ddrank.student import derived_seed
 from ddrank.teacher import TeacherRoom
 
+_OTHER_IMAGES = "other training images (another split, normalisation or loader of the dataset) than those asked for now"
+
 
 def make_if_embedded(config: DictConfig, real: RealDataset, engine: Engine, store: Store, display: Display) -> None:
     """Before an evaluation: on an embedded dataset, make the distilled data of `config` if there are none, and say so.
@@ -277,10 +279,10 @@ def _networks(config: DictConfig, distiller: Distiller) -> dict[str, Any]:
 
 
 def _check_precision(distiller: Distiller, engine: Engine) -> None:
-    if distiller.computes and engine.precision == "16-mixed":
+    if distiller.computes and distiller.takes_gradients and engine.precision == "16-mixed":
         raise InputError(
-            "engine.precision=16-mixed needs a loss scale, which distillers do not have: choose bf16-mixed or 32-true "
-            "to make distilled data"
+            f"engine.precision=16-mixed needs a loss scale, which {type(distiller).__name__} does not have: choose "
+            "bf16-mixed or 32-true to make distilled data"
         )
 
 
@@ -292,9 +294,13 @@ def _same_settings(path: Path, wanted: dict[str, Any]) -> str:
         found["distiller"] = {name: made[name] for name in (*wanted["distiller"], "code") if name in made}
     for key, value in wanted.items():
         if value is not None and key in found and found[key] != value:
+            what, as_it_is = _difference(key, found[key], value), ""
+            if what == _OTHER_IMAGES and wanted["space"] == "zca":
+                what += ", or by an earlier version of ddrank, which described whitened images otherwise"
+                as_it_is = f"; as a file, by method.data={path}, it is evaluated as it is"
             raise InputError(
-                f"{path} was made with {_difference(key, found[key], value)}: make it anew with "
-                "`python -m ddrank.distill`, the same settings and overwrite=true, or choose another paths.distilled"
+                f"{path} was made with {what}: make it anew with `python -m ddrank.distill`, the same settings and "
+                f"overwrite=true, or choose another paths.distilled{as_it_is}"
             )
     return found["precision"]
 
@@ -306,5 +312,5 @@ def _difference(key: str, found: Any, wanted: Any) -> str:
         key = next(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
         return _difference(key, found.get(key), wanted.get(key))
     if key == "images":
-        return "other training images (another split, normalisation or loader of the dataset) than those asked for now"
+        return _OTHER_IMAGES
     return f"{key}={found}, not {wanted} as asked for now"

@@ -41,6 +41,7 @@ class RDED(Iterative):
     """
 
     wants_trained: ClassVar = True
+    takes_gradients: ClassVar = False
 
     model: str = "resnet18"
     mipc: int = 300

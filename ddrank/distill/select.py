@@ -49,6 +49,7 @@ class Selection(Distiller):
     """Chooses real images of each class by their features under a trained network (`model` of `conf/model`)."""
 
     wants_trained = True
+    takes_gradients = False
 
     def __init__(self, model: str = "convnet"):
         self.model = model

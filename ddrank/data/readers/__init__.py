@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ddrank.data.readers import dc, ddranking, folders, huggingface, mtt, npz, ours
-from ddrank.data.readers.found import Found, channels_first, class_major, consistent, labelled
+from ddrank.data.readers.found import Found, channels_first, class_major, consistent, holds_labels, labelled
 from ddrank.data.readers.reader import Reader
 from ddrank.data.readers.source import is_url, local, sha256_of
 from ddrank.data.readers.tensors import load_content, load_tensor, load_weights_only
@@ -41,6 +41,7 @@ FORMATS: dict[str, Reader] = {
     "d4m": folders.D4M,
     "imagefolder": folders.IMAGEFOLDER,
 }
+_SAVED = {".npy": "numpy.save", ".pt": "torch.save", ".pth": "torch.save"}
 
 
 def find(
@@ -130,13 +131,12 @@ def _unlabelled(found: Found) -> tuple[str, ...]:
         return ()
     note, path = "no labels beside it: images are taken class by class", found.path
     named = [name for name in FORMATS[found.format].beside(path.name) if name.startswith("labels")]
-    left = sorted(
-        file.name
-        for file in path.parent.iterdir()
-        if "label" in file.name.lower() and file.suffix in (".pt", ".pth", ".npy") and file != path
-    )
+    left = sorted(file for file in path.parent.iterdir() if holds_labels(file) and file != path and file.is_file())
     if left and named:
-        note += f" ({', '.join(left)} there is not read: if it holds their labels, rename it to {named[0]})"
+        alike = [file for file in left if (file.suffix == ".npy") == named[0].endswith(".npy")]
+        told = ", ".join(file.name for file in alike or left)
+        mend = f"rename it to {named[0]}" if alike else f"save them as {named[0]}, with {_SAVED[Path(named[0]).suffix]}"
+        note += f" ({told} there is not read: if it holds their labels, {mend})"
     return (note,)
 
 

@@ -64,7 +64,7 @@ class Found:
     def where_labels(self) -> Path | str | None:
         """What messages call the place of the class indices: a file of their own, or that of the images."""
         for file in self.files:
-            if "label" in file.name and "soft" not in file.name and file != self.path:
+            if holds_labels(file) and "soft" not in file.name and file != self.path:
                 return f"{file.name} beside {self.source}" if is_url(self.source) else file
         return self.where
 
@@ -102,6 +102,11 @@ class Found:
         if self.space is not None:
             parts.append(f"space {self.space}")
         return f"Found({self.format}: {', '.join(parts)})"
+
+
+def holds_labels(file: Path) -> bool:
+    """Whether a file is called as one of labels is: pictures and tables may be called so for what they show."""
+    return "label" in file.name.lower() and file.suffix in (".pt", ".pth", ".npy")
 
 
 def consistent(found: Found) -> Found:

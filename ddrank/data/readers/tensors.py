@@ -6,6 +6,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ddrank.errors import InputError
+
+_ALONE = "save its tensors alone, as torch.save({'images': images, 'labels': labels}, PATH)"
 
 
 def load_tensor(path: Path) -> Tensor:
@@ -37,16 +40,14 @@ def load_content(path: Path) -> Any:
             raise InputError(f"{path} is empty (0 bytes): save or copy it again")
         if not head.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
             raise InputError(f"{path} is no file of torch.save: save the tensors with torch.save")
+        _refuse_other_archives(path)
         return load_weights_only(path)
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({reason(error)}): mend that, or give another file") from error
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors and was not opened for safety: save its tensors alone, as "
-            "torch.save({'images': images, 'labels': labels}, PATH)"
-        ) from error
+        raise InputError(f"{path} holds more than tensors and was not opened for safety: {_ALONE}") from error
     except Exception as error:
         raise InputError(f"{path} is truncated or damaged ({reason(error)}): save or copy it again") from error
 
@@ -59,6 +60,23 @@ def load_weights_only(path: Path) -> Any:
     with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMBERS):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """Say what a zip archive is that is whole, but none of torch.save."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise InputError(f"{path} is a program of TorchScript and was not opened for safety: {_ALONE}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise InputError(
+            f"{path} is an .npz file of NumPy: rename it to {path.with_suffix('.npz').name}, if it holds images and "
+            "labels, or save its arrays as tensors with torch.save"
+        )
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise InputError(f"{path} is a zip archive, but none of torch.save: save the tensors with torch.save")
 
 
 def plain(content: Any, path: Path) -> Tensor:
@@ -94,9 +112,11 @@ def learning_rate(value: Tensor | None, path: Path) -> float | None:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says, without its colours."""
+    """The first line of what an error says, without its colours; of a refusal of torch its first sentence, since others
+    tell how to open the file unsafely."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line.partition(". ")[0] if re.search("weights.only", line, re.IGNORECASE) else line
 
 
 class _NumberType:
