@@ -55,6 +55,7 @@ def main() -> None:
     module, *arguments = sys.argv[1:]
     pretend()
     sys.argv = [module, *arguments, *ALWAYS]
+    sys.path[0] = os.getcwd()  # as `python -m` has it
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
