@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ddrank import config as schema
-from ddrank.data.distilled import write_distilled
+from ddrank.data.distilled import WRITTEN_BY_API, write_distilled
 from ddrank.data.readers import find
 from ddrank.data.readers.found import Found
 from ddrank.errors import InputError, UntrustedError
@@ -152,7 +152,12 @@ def _written(config: DictConfig, images: Any, labels: Any, soft_labels: Any, fol
         folder,
         images,
         _tensor(labels, "labels"),
-        metadata={"method": config.method.name, "ipc": config.ipc, "space": config.method.space}
+        metadata={
+            "method": config.method.name,
+            "ipc": config.ipc,
+            "space": config.method.space,
+            "written_by": WRITTEN_BY_API,
+        }
         | ({"soft_labels": config.method.soft_kind} if soft_labels is not None else {}),
         soft_labels=None if soft_labels is None else _tensor(soft_labels, "soft_labels"),
     )

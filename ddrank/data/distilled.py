@@ -25,6 +25,7 @@ from ddrank.errors import InputError
 
 __all__ = [
     "FILE",
+    "WRITTEN_BY_API",
     "DistilledDataset",
     "distilled_from",
     "given_lr",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+WRITTEN_BY_API = "ddrank.evaluate"  # metadata `written_by`: what the file says of its space was said in that call
 _CHUNK = 1000  # images that are looked at at a time
 
 

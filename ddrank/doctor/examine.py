@@ -90,7 +90,7 @@ def examine(
         candidates = spaces.fits(some, sample, known)
         fitting = spaces.best(candidates, spaces.white(some)).reading
         facts["misfit"] = round(candidates[0].misfit, 3)
-        said_by = "the file" if found.space in SPACES else "method.space"
+        said_by = spaces.who_says(found.metadata, found.space in SPACES)
         misfits = spaces.check_space(candidates, some, said_by)
         findings += misfits
         notes += [f"values in {fitting.name} space"] if fitting is known[0] and not misfits else []

@@ -22,7 +22,7 @@ def cannot_be_right(distilled: DistilledDataset, config: DictConfig, real: RealD
     findings = values.check_finite(extremes) + values.check_constant(extremes)
     space = _space(distilled, config)
     if not (findings or placed):
-        said_by = "the file" if distilled.metadata.get("space") == space.name else "method.space"
+        said_by = spaces.who_says(distilled.metadata, distilled.metadata.get("space") == space.name)
         findings += spaces.check_possible(images, space, said_by)
     if not findings and len(images) > 1 and all(torch.equal(images[0], image) for image in images[1:]):
         findings += values.check_duplicates(images.float(), distilled.labels)

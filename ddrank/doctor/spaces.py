@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddrank.data import Space
+from ddrank.data.distilled import WRITTEN_BY_API
 from ddrank.doctor.findings import SUSPECT, WRONG, Finding
 from ddrank.doctor.readings import AS_PIXELS, FROM_BYTES, Reading
 
@@ -25,6 +27,7 @@ _WHITE = 0.35  # spread of the log power between coarse and fine
 _HUGE = 9.0  # mean absolute value of pixels, whose range is 0 to 1
 _UNIT = 1.05  # below which the largest value of pixels in [0, 1] lies, as resizing and rounding leave them
 _BRIGHT = 128  # above which that of pixels from 0 to 255 lies
+_SETTING, _ARGUMENT = "method.space", "method.space of ddrank.evaluate"  # what may say the space, beside the file
 _DARKEST = 0.1  # mean of a channel, below which no image need have a value below 0
 
 
@@ -84,10 +87,17 @@ def white(images: Tensor) -> bool:
     return float(_spectrum(images).clamp_min(1e-12).log().std()) < _WHITE
 
 
+def who_says(metadata: Mapping[str, Any], own: bool) -> str:
+    """What says in which space the images are: the file, where `own` is true and its metadata say so, or a setting."""
+    if not own:
+        return _SETTING
+    return _ARGUMENT if metadata.get("written_by") == WRITTEN_BY_API else "the file"
+
+
 def check_space(candidates: Sequence[Fit], images: Tensor, said_by: str) -> list[Finding]:
     """A finding where the values fit another reading than the believed one, which is the first of `candidates`.
 
-    `said_by` tells where the belief comes from: `method.space`, or the file.
+    `said_by` tells where the belief comes from (see `who_says`).
     """
     believed, found = candidates[0], best(candidates, white(images))
     if found is believed:
@@ -118,7 +128,9 @@ def check_possible(images: Tensor, space: Space, said_by: str) -> list[Finding]:
 
 def _elsewhere(severity: str, what: str, said_by: str, space: str, setting: str) -> Finding:
     """What is said of values that are not in the `space` that `said_by` says; `setting` mends it."""
-    if said_by != "method.space":
+    if said_by == _ARGUMENT:
+        setting += ", given to ddrank.evaluate"
+    elif said_by != _SETTING:
         setting = f"the file made again, which says of itself what wins ({setting})"
     return Finding(
         "value-space",
