@@ -43,6 +43,7 @@ BESIDE = {
     "hydra.launcher.": "hydra/launcher=submitit_slurm",
     "dataset.loader.path": "dataset=imagefolder",
     "dataset.loader.folder": "dataset=imagenette",
+    "dataset.loader.squash": "dataset=imagenette",
     "method.distiller.checkpoint": "method=d4m",
 }
 
