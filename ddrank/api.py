@@ -136,9 +136,10 @@ def _written(config: DictConfig, images: Any, labels: Any, soft_labels: Any, fol
     """The tensors as a file of ours in the run's folder: what was evaluated stays beside the result."""
     images = _tensor(images, "images")
     if images.ndim != 4 or not images.is_floating_point():
+        bytes_too = '; pixels as bytes: give images / 255 and **{"method.space": "pixel"}'
         raise InputError(
             f"images are {images.dtype} of shape {tuple(images.shape)}, expected floating point of shape "
-            "(images, channels, height, width)"
+            f"(images, channels, height, width){bytes_too * (images.dtype == torch.uint8)}"
         )
     count = len(images)
     if labels is None:
@@ -148,10 +149,15 @@ def _written(config: DictConfig, images: Any, labels: Any, soft_labels: Any, fol
                 f"({config.dataset.num_classes} classes x ipc={config.ipc}): correct ipc, or give labels"
             )
         labels = torch.arange(config.dataset.num_classes).repeat_interleave(config.ipc)
+    elif (labels := _tensor(labels, "labels")).ndim == 2:
+        raise InputError(
+            f"labels have the shape {tuple(labels.shape)}, expected a class index for each image: give a row for each "
+            "image as soft_labels=..."
+        )
     return write_distilled(
         folder,
         images,
-        _tensor(labels, "labels"),
+        labels,
         metadata={
             "method": config.method.name,
             "ipc": config.ipc,

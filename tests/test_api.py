@@ -94,7 +94,8 @@ def test_tables():
 @pytest.mark.parametrize("arguments, sentence", [
     ({"images": torch.zeros(9, 1, 8, 8)}, "9 images, expected 10"),
     ({"images": torch.zeros(10, 64)}, "of shape (10, 64), expected floating point of shape"),
-    ({"images": torch.zeros(10, 1, 8, 8, dtype=torch.uint8)}, "images are torch.uint8"),
+    ({"images": torch.zeros(10, 1, 8, 8, dtype=torch.uint8)}, "pixels as bytes: give images / 255"),
+    ({"images": torch.zeros(10, 1, 8, 8), "labels": torch.eye(10)}, "give a row for each image as soft_labels="),
     ({"images": "no/such/folder"}, "no/such/folder"),
     ({"images": object()}, "images are a object, expected a tensor"),
     ({"images": "x.pt", "labels": [1]}, "labels are given beside a path"),

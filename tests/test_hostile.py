@@ -298,7 +298,7 @@ MALFORMED = {
         lambda folder: torch.save(floats()[:, :1], layouts.mtt_parts(folder) / "images_best_2.pt") or folder,
         "unlike the first part",
     ),
-    "npz without images": (lambda folder: arrays(folder, pictures=floats().numpy()), "holds no array 'images'"),
+    "npz without images": (lambda folder: arrays(folder, pictures=floats().numpy()), "it has 'pictures'"),
     "npz with images twice": (lambda folder: arrays(folder, images=[1], x=[1]), "holds both images and x"),
     "npz with soft labels twice": (
         lambda folder: arrays(folder, x=floats().numpy(), y=soft().numpy(), soft_labels=soft().numpy()),

@@ -52,7 +52,9 @@ def strangers(found: Found, names: ClassNames) -> str | None:
     given = _given(found)
     if meant_labels(given, names) is not None:
         return None
-    return f"classes {_some(given)}, which are not {_some(names.folders)}"
+    odd = [name for name in given if name not in names.folders] or given
+    lacking = [name for name in names.folders if name not in given] or names.folders
+    return f"classes {_some(odd)}, which are not {_some(lacking)}"
 
 
 def meant_labels(given: Sequence[str], names: ClassNames) -> list[int] | None:

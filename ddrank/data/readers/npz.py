@@ -23,8 +23,10 @@ def read(path: Path) -> Found:
     others = files_beside(path) if path.suffix == ".npy" else {}
     arrays |= {part: _array(file) for part, file in others.items()}
     if "images" not in arrays:
-        names = ", ".join(arrays) or "nothing that is known"
-        raise InputError(f"{path} holds no array 'images' (or x, data; it has {names}): save it with numpy.savez")
+        raise InputError(
+            f"{path} holds no array 'images' (or x, data; it has {_named(path)}): save it with numpy.savez(FILE, "
+            "images=..., labels=...)"
+        )
     return assembled("npz", arrays, path, others)
 
 
@@ -57,6 +59,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} is truncated, or holds more than plain arrays and was not opened for safety ({reason(error)}): "
             "save plain arrays with numpy.savez or numpy.save"
         ) from error
+
+
+def _named(path: Path) -> str:
+    """The first names of the arrays in a .npz."""
+    with np.load(path, allow_pickle=False) as file:
+        names = list(map(repr, file.files))
+    return ", ".join(names[:5] + ["..."] * (len(names) > 5)) or "none"
 
 
 def _array(path: Path) -> Tensor:
