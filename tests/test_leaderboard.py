@@ -873,7 +873,7 @@ class TestCommand:
 
 def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
     top = Path(__file__).parent.parent
-    return subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
 class TestSweep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_settings_that_cannot_be_meant(command, setting):
 
 
 def test_processes_that_are_not_there_are_not_waited_for_long(monkeypatch, capsys):
-    for name, value in Place(0, 2, 0, 2, "127.0.0.1", free_port()).environment().items():
+    for name, value in Place(0, 2, 0, 2, "127.0.0.1", 0).environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("ddrank.ranks.group._LEAVE", 0.1)
     with pytest.raises(InputError, match="unset RANK and WORLD_SIZE"), ranks.led():  # a notebook's, left over
@@ -130,11 +131,6 @@ def test_cores_are_divided_once_and_given_back(monkeypatch):
         assert os.environ[SHARE] == "2"
     ranks.expect(1, 1)
     assert SHARE not in os.environ
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 # --- how batches are divided: in this process, one rank after the other ---
@@ -388,6 +384,15 @@ if __name__ == "__main__":
     assert "InputError" in done.stderr.splitlines()[-1]
 
 
+@pytest.fixture
+def _terminated_as_before():
+    """Lightning's handler of SIGTERM, which a terminated fit leaves behind, is no other test's."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("_terminated_as_before")
 def test_what_ends_a_rank_ends_all_and_is_said_by_the_leader():
     for rank, how, kind, said in (
         (1, "refuses", InputError, "rank 1: it cannot be done"),

@@ -371,7 +371,7 @@ def test_a_corrupt_entry_is_reported_and_measured_again(command, tmp_path):
     entry.write_bytes(good[: len(good) // 2])
     with pytest.warns(StoreWarning, match="corrupt") as warned:
         outcome = command("run", *QUICK)
-    assert len(warned) == 1
+    assert sum(one.category is StoreWarning for one in warned) == 1
     assert outcome.code == 0
     one, two = results(tmp_path)
     assert arms(one) == arms(two)

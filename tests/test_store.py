@@ -445,7 +445,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen:
 
 def test_two_processes_that_want_the_same_key_compute_it_once(tmp_path):
     workers = [start(WORKER, tmp_path, "a", "b"), start(WORKER, tmp_path, "b", "a")]
-    answers = [worker.communicate(timeout=60)[0].strip() for worker in workers]
+    answers = [worker.communicate(timeout=180)[0].strip() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     assert (tmp_path / "computed").read_text() in ("a", "b")
     assert answers == [(tmp_path / "computed").read_text()] * 2

@@ -78,7 +78,7 @@ def test_where_no_lock_holds_two_processes_still_keep_whole_entries(tmp_path):
 
 def test_where_no_lock_holds_two_writers_of_tensors_leave_those_of_one(tmp_path, monkeypatch):
     monkeypatch.setattr(Lock, "acquire", lambda self, wait=True: True)
-    seen, go_on = [], threading.Barrier(2)
+    seen, go_on = [], threading.Barrier(2, timeout=60)
 
     def write(name: int) -> None:
         store = Store(tmp_path)
@@ -213,13 +213,16 @@ def test_a_holder_touches_its_lock_until_it_releases_it(store, monkeypatch):
 
 def test_a_holder_that_lost_its_lock_leaves_the_next_one_alone(store, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.01)
+    before = set(threading.enumerate())
     slow = store.claim(KEY)
+    (beat,) = set(threading.enumerate()) - before
     path = slow.path
     path.write_bytes(b"the next holder's")
+    beat.join(60)  # it has seen that the lock is another's
+    assert not beat.is_alive()
     os.utime(path, (1, 1))
-    time.sleep(0.1)
-    assert path.stat().st_mtime == 1
     slow.release()
+    assert path.stat().st_mtime == 1
     assert path.read_bytes() == b"the next holder's"
 
 
