@@ -177,18 +177,25 @@ def test_a_reference_is_marked_in_rankings(tmp_path):
         (255, {}, "images = images / 255 before saving, and method.space=pixel, given to ddrank.evaluate"),
     ],
 )
-def test_values_in_another_space_are_mended_by_an_argument(command, tmp_path, factor, said, mend):
+def test_values_in_another_space_are_mended_by_an_argument(tmp_path, factor, said, mend):
     pixels = factor * torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError) as refused:
         ddrank.evaluate(pixels, dataset="digits", ipc=1, folder=tmp_path / "mine", **QUICK, **said)
     assert f"but method.space of ddrank.evaluate says {said.get('method.space', 'normalized')}: " in str(refused.value)
     assert f"; mend it with {mend};" in str(refused.value)
     assert "the file made again" not in str(refused.value)
+    again = ddrank.evaluate(pixels / factor, dataset="digits", ipc=1, **QUICK, **{"method.space": "pixel"})
+    assert again.config["method"]["space"] == "pixel"
+
+
+@pytest.mark.slow  # the doctor trains a network
+def test_the_doctor_tells_the_same_of_values_in_another_space(command, tmp_path):
+    pixels = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError):
+        ddrank.evaluate(pixels, dataset="digits", ipc=1, folder=tmp_path / "mine", **QUICK)
     shown = " ".join(command("doctor", "mine", "dataset=digits", "engine=eager").out.split())
     assert "given to ddrank.evaluate" in shown
     assert "the file made again" not in shown
-    again = ddrank.evaluate(pixels / factor, dataset="digits", ipc=1, **QUICK, **{"method.space": "pixel"})
-    assert again.config["method"]["space"] == "pixel"
 
 
 def test_what_was_refused_as_impossible_stays_to_be_looked_at(tmp_path):

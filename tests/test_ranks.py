@@ -287,6 +287,7 @@ def entries(folder: Path) -> dict[str, dict]:
     return {entry["about"]["arm"]: entry["key"] for entry in found}
 
 
+@pytest.mark.slow
 def test_a_run_started_by_torchrun_has_the_same_numbers(command, process, modules, tmp_path):
     settings = [*RUN, "engine.devices=2"]
     plain = command("run", *settings)
